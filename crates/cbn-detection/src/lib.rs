@@ -1,1 +1,9 @@
-//! placeholder
+//! Faster and Mask R-CNN on Burn: data, models, training and COCO evaluation.
+
+pub mod data;
+pub mod eval;
+pub mod model;
+pub mod ops;
+pub mod recipe;
+pub mod structures;
+pub mod train;

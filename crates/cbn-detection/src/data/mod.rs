@@ -1,0 +1,1 @@
+//! From a COCO-format folder to batches.

@@ -1,0 +1,1 @@
+//! Backbone, neck, RPN and ROI heads.

@@ -1,0 +1,1 @@
+//! Box arithmetic on the host: coding, matching, sampling, suppression.

@@ -1,0 +1,1 @@
+//! Typed values between the stages of a detector.
