@@ -1,1 +1,17 @@
 //! Typed values between the stages of a detector.
+//!
+//! Boxes, labels and masks live on the host as plain vectors; tensors appear where the network and the losses need them.
+
+mod boxes;
+mod detections;
+mod images;
+mod instance_mask;
+mod proposals;
+mod targets;
+
+pub use boxes::{BBox, ImageSize};
+pub use detections::{Detections, SoftMask};
+pub use images::PaddedImages;
+pub use instance_mask::InstanceMask;
+pub use proposals::Proposals;
+pub use targets::{Targets, TrainBatch};
