@@ -1,0 +1,250 @@
+//! Convolution by indirect matrix multiplication: any kernel, stride, padding, dilation, groups and channel count.
+//!
+//! No im2col: the micro-kernel takes a slice per output pixel. In a channels-last map the taps of one kernel row are
+//! neighbours, so a 3x3 kernel is three slices of `3 * C` floats; only pixels at the border copy theirs to add the zeros.
+//! The idea is that of "The Indirect Convolution Algorithm" (Dukhan, 2019, <https://arxiv.org/abs/1907.02129>).
+
+use rayon::prelude::*;
+
+use super::epilogue::Epilogue;
+use super::microkernel::{PANEL, ROWS, multiply_rows, panel_width, panels_len};
+use super::plan::{Phase, Plan, Segment};
+use crate::isa::{Kernels, Target, per_isa};
+use crate::scratch::with_scratch;
+
+/// Pixels that share a pass over the packed weight.
+const BLOCK: usize = 16 * ROWS;
+/// Rows of a panel used at a time: 64 KiB, which stays in the second-level cache for all pixels of a block.
+const DEPTH: usize = 256;
+
+/// Runs the plan: `y` = the plan's sums, finished by `epilogue`.
+pub(crate) fn run(kernels: Kernels, plan: &Plan, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
+    with_scratch(plan.packed_len(), |packed| {
+        plan.pack(weight, packed);
+        let channels = plan.target[2];
+        let pixels_per_task = pixels_per_task(y.len() / channels, plan.phases.len());
+        y.par_chunks_mut(pixels_per_task * channels).enumerate().for_each(|(i, y)| {
+            let start = i * pixels_per_task * channels;
+            let epilogue = epilogue.narrow(start, start + y.len());
+            Task { kernels, plan, x, packed, epilogue, first_pixel: i * pixels_per_task }.run(y);
+        });
+    });
+}
+
+/// About a block per phase, such that the threads get equal shares. No sum depends on it.
+fn pixels_per_task(pixels: usize, phases: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let rounds = pixels.div_ceil(threads * phases * BLOCK);
+    pixels.div_ceil(threads * rounds).next_multiple_of(ROWS)
+}
+
+struct Task<'a> {
+    kernels: Kernels,
+    plan: &'a Plan,
+    x: &'a [f32],
+    packed: &'a [f32],
+    epilogue: Epilogue<'a>,
+    first_pixel: usize,
+}
+
+/// A pixel to compute: where it is in the task's part of the output, and where its taps start in the source.
+#[derive(Clone, Copy)]
+struct Pixel {
+    at: usize,
+    image: usize,
+    y: isize,
+    x: isize,
+}
+
+/// Where the floats of one segment of one pixel are.
+enum Location {
+    Zero,
+    Source(usize),
+    Copied(usize),
+}
+
+impl Task<'_> {
+    fn run(&self, y: &mut [f32]) {
+        let plan = self.plan;
+        let mut packed = self.packed;
+        for (i, phase) in plan.phases.iter().enumerate() {
+            let (phase_packed, rest) =
+                packed.split_at(panels_len(plan.group_target(), plan.depth(phase)) * plan.groups);
+            packed = rest;
+            let pixels = self.pixels([i / plan.phase_count[1], i % plan.phase_count[1]], y.len() / plan.target[2]);
+            let blocks = pixels.len().div_ceil(BLOCK).max(1);
+            for block in pixels.chunks(pixels.len().div_ceil(blocks).next_multiple_of(ROWS).max(1)) {
+                self.run_block(phase, phase_packed, block, y);
+            }
+        }
+    }
+
+    /// The task's pixels of one phase.
+    fn pixels(&self, phase: [usize; 2], count: usize) -> Vec<Pixel> {
+        let [height, width, _] = self.plan.target;
+        let [phases_y, phases_x] = self.plan.phase_count;
+        let mut pixels = Vec::with_capacity(count / (phases_y * phases_x) + width);
+        let end = self.first_pixel + count;
+        for row in self.first_pixel / width..end.div_ceil(width) {
+            let (image, y) = (row / height, row % height);
+            if y % phases_y != phase[0] {
+                continue;
+            }
+            let first = self.first_pixel.max(row * width) - row * width;
+            let first = first + (phase[1] + phases_x - first % phases_x) % phases_x;
+            pixels.extend((first..(end - row * width).min(width)).step_by(phases_x).map(|x| Pixel {
+                at: row * width + x - self.first_pixel,
+                image,
+                y: (y / phases_y * self.plan.step[0]) as isize,
+                x: (x / phases_x * self.plan.step[1]) as isize,
+            }));
+        }
+        pixels
+    }
+
+    fn run_block(&self, phase: &Phase, packed: &[f32], pixels: &[Pixel], y: &mut [f32]) {
+        let plan = self.plan;
+        let depth = plan.depth(phase);
+        let group_len = panels_len(plan.group_target(), depth);
+        with_scratch(pixels.len() * depth + depth, |copies| {
+            for group in 0..plan.groups {
+                let locations = self.locate(phase, pixels, group, copies);
+                let (zeros, copies) = (&copies[..depth], &copies[depth..]);
+                let segment_lens = segment_lens(plan, phase);
+                let rows = locations.chunks(pixels.len()).zip(&segment_lens).flat_map(|(locations, &len)| {
+                    locations.iter().map(move |location| match *location {
+                        Location::Zero => &zeros[..len],
+                        Location::Source(start) => &self.x[start..start + len],
+                        Location::Copied(start) => &copies[start..start + len],
+                    })
+                });
+                let rows: Vec<&[f32]> = rows.collect();
+                let packed = &packed[group * group_len..(group + 1) * group_len];
+                self.multiply_block(&rows, &segment_lens, packed, group, pixels, y);
+            }
+        });
+    }
+
+    /// For each segment, for each pixel: where its floats are. `copies` starts with zeros and takes the copies.
+    fn locate(&self, phase: &Phase, pixels: &[Pixel], group: usize, copies: &mut [f32]) -> Vec<Location> {
+        let (zeros, copies) = copies.split_at_mut(self.plan.depth(phase));
+        zeros.fill(0.0);
+        let first_channel = group * self.plan.group_source();
+        if phase.is_gathered(self.plan.group_source()) {
+            let depth = zeros.len();
+            for (pixel, copies) in pixels.iter().zip(copies.chunks_exact_mut(depth)) {
+                let mut rest = copies;
+                for segment in &phase.segments {
+                    let (copy, tail) = rest.split_at_mut(self.plan.segment_len(segment));
+                    self.copy_segment(segment, pixel, first_channel, copy);
+                    rest = tail;
+                }
+            }
+            return (0..pixels.len()).map(|i| Location::Copied(i * depth)).collect();
+        }
+        let [height, width, channels] = self.plan.source;
+        let mut used = 0;
+        let mut locations = Vec::with_capacity(phase.segments.len() * pixels.len());
+        for segment in &phase.segments {
+            let taps = segment.taps as isize;
+            for pixel in pixels {
+                let (y, x) = (pixel.y + segment.dy, pixel.x + segment.dx);
+                let is_outside = y < 0 || y >= height as isize || x + taps <= 0 || x >= width as isize;
+                locations.push(if is_outside {
+                    Location::Zero
+                } else if x >= 0 && x + taps <= width as isize {
+                    let at = (pixel.image * height + y as usize) * width + x as usize;
+                    Location::Source(at * channels + first_channel)
+                } else {
+                    let start = used;
+                    used += self.plan.segment_len(segment);
+                    self.copy_segment(segment, pixel, first_channel, &mut copies[start..used]);
+                    Location::Copied(start)
+                });
+            }
+        }
+        locations
+    }
+
+    /// Copies the floats that a segment reads, zeros outside the map.
+    fn copy_segment(&self, segment: &Segment, pixel: &Pixel, first_channel: usize, copy: &mut [f32]) {
+        let [height, width, channels] = self.plan.source;
+        let y = pixel.y + segment.dy;
+        for (tap, copy) in copy.chunks_exact_mut(self.plan.group_source()).enumerate() {
+            let x = pixel.x + segment.dx + tap as isize;
+            if y < 0 || y >= height as isize || x < 0 || x >= width as isize {
+                copy.fill(0.0);
+            } else {
+                let at = (pixel.image * height + y as usize) * width + x as usize;
+                copy.copy_from_slice(&self.x[at * channels + first_channel..][..copy.len()]);
+            }
+        }
+    }
+
+    /// `rows` is `[segment][pixel]`; writes the group's channels of the pixels.
+    fn multiply_block(
+        &self,
+        rows: &[&[f32]],
+        segment_lens: &[usize],
+        packed: &[f32],
+        group: usize,
+        pixels: &[Pixel],
+        y: &mut [f32],
+    ) {
+        let group_target = self.plan.group_target();
+        let depth = segment_lens.iter().sum::<usize>();
+        with_scratch(pixels.len() * PANEL, |tile| {
+            for first in (0..group_target).step_by(PANEL) {
+                let width = panel_width(group_target, first);
+                let tile = &mut tile[..pixels.len() * width];
+                let mut panel = &packed[first * depth..first * depth + width * depth];
+                let mut accumulate = false;
+                for (rows, &len) in rows.chunks(pixels.len()).zip(segment_lens) {
+                    for skip in (0..len).step_by(DEPTH) {
+                        let (part, rest) = panel.split_at((len - skip).min(DEPTH) * width);
+                        panel = rest;
+                        multiply_rows(self.kernels, rows, skip, part, width, tile, accumulate);
+                        accumulate = true;
+                    }
+                }
+                if !accumulate {
+                    tile.fill(0.0);
+                }
+                let channels = (group * group_target + first, width.min(group_target - first), self.plan.target[2]);
+                finish_tile(self.kernels, &self.epilogue, tile, width, pixels, channels, y);
+            }
+        });
+    }
+}
+
+/// Floats of each row that [`Task::locate`] returns.
+fn segment_lens(plan: &Plan, phase: &Phase) -> Vec<usize> {
+    if phase.is_gathered(plan.group_source()) {
+        vec![plan.depth(phase)]
+    } else {
+        phase.segments.iter().map(|segment| plan.segment_len(segment)).collect()
+    }
+}
+
+per_isa! {
+    /// Writes a tile, one row per pixel, to channels (first, count, of all) of the output.
+    fn finish_tile(
+        epilogue: &Epilogue<'_>, tile: &mut [f32], width: usize, pixels: &[Pixel],
+        channels: (usize, usize, usize), y: &mut [f32],
+    ) = finish_tile_body
+}
+
+#[inline(always)]
+fn finish_tile_body<T: Target>(
+    epilogue: &Epilogue<'_>,
+    tile: &mut [f32],
+    width: usize,
+    pixels: &[Pixel],
+    (first, count, all): (usize, usize, usize),
+    y: &mut [f32],
+) {
+    for (pixel, sums) in pixels.iter().zip(tile.chunks_exact_mut(width)) {
+        let start = pixel.at * all + first;
+        epilogue.write(sums, first, start, &mut y[start..start + count]);
+    }
+}

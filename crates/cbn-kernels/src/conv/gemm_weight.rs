@@ -1,0 +1,160 @@
+//! The weight gradient by matrix multiplication, for any convolution.
+//!
+//! `dW[k, tap, c] = sum_p x[p, tap, c] * dy[p, k]`. The taps and channels `(tap, c)` are cut into ranges and the output
+//! pixels `p` into slabs; a task sums one slab for one range, and the slabs are added in order. Both cuts depend on the shape
+//! only, so the result does not depend on the number of threads.
+
+use rayon::prelude::*;
+
+use super::ConvShape;
+use super::microkernel::{LANES, PANEL, ROWS, multiply_transposed, panel_width, panels_len};
+use crate::isa::Kernels;
+use crate::scratch::with_scratch;
+
+/// Output pixels between two additions to the sums in memory; a panel of that many rows is 32 KiB.
+const PIXELS: usize = 128;
+/// Most terms (tap, c) of a task: with [`PIXELS`] copies of them in the second-level cache.
+const TERMS: usize = 384;
+/// Tasks to have at least, if the map is large enough.
+const TASKS: usize = 16;
+
+/// A run of neighbouring input channels of one tap of one group.
+#[derive(Clone, Copy)]
+struct Term {
+    tap: usize,
+    first_channel: usize,
+    count: usize,
+}
+
+pub(crate) fn run(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32], grad_weight: &mut [f32]) {
+    let group_len = grad_weight.len() / shape.groups;
+    for (group, grad_weight) in grad_weight.chunks_exact_mut(group_len).enumerate() {
+        run_group(kernels, shape, x, grad_y, group, grad_weight);
+    }
+}
+
+fn run_group(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32], group: usize, grad_weight: &mut [f32]) {
+    let ranges = ranges(shape);
+    let pixels = shape.batch * shape.out_height() * shape.out_width();
+    let slabs = TASKS.div_ceil(ranges.len()).min(pixels.div_ceil(4 * PIXELS)).max(1);
+    let slab_pixels = pixels.div_ceil(slabs);
+    let sums_len = panels_len(shape.group_out(), TERMS);
+    with_scratch(ranges.len() * slabs * sums_len, |sums| {
+        sums.par_chunks_mut(sums_len).enumerate().for_each(|(i, sums)| {
+            let (range, slab) = (&ranges[i / slabs], i % slabs);
+            let slab = (slab * slab_pixels).min(pixels)..((slab + 1) * slab_pixels).min(pixels);
+            Task { kernels, shape, x, grad_y, group, range }.run(slab, sums);
+        });
+        let parts: Vec<&[f32]> = sums.chunks_exact(sums_len * slabs).collect();
+        let rows = grad_weight.par_chunks_mut(shape.group_in() * shape.taps()).enumerate();
+        rows.for_each(|(k, row)| add_slabs(shape, &ranges, &parts, slabs, k, row));
+    });
+}
+
+/// All (tap, channel) pairs, at most [`TERMS`] in each range.
+fn ranges(shape: &ConvShape) -> Vec<Vec<Term>> {
+    let mut ranges: Vec<Vec<Term>> = vec![Vec::new()];
+    let mut used = 0;
+    for tap in 0..shape.taps() {
+        let mut first_channel = 0;
+        while first_channel < shape.group_in() {
+            if used == TERMS {
+                ranges.push(Vec::new());
+                used = 0;
+            }
+            let count = (shape.group_in() - first_channel).min(TERMS - used);
+            if let Some(range) = ranges.last_mut() {
+                range.push(Term { tap, first_channel, count });
+            }
+            used += count;
+            first_channel += count;
+        }
+    }
+    ranges
+}
+
+fn len(range: &[Term]) -> usize {
+    range.iter().map(|term| term.count).sum()
+}
+
+/// Adds the slabs' sums for output channel `k` and stores them as the weight is laid out.
+fn add_slabs(shape: &ConvShape, ranges: &[Vec<Term>], parts: &[&[f32]], slabs: usize, k: usize, row: &mut [f32]) {
+    let first = k / PANEL * PANEL;
+    let width = panel_width(shape.group_out(), first);
+    for (range, part) in ranges.iter().zip(parts) {
+        let slab_len = part.len() / slabs;
+        let mut at = first * TERMS + (k - first);
+        for term in range {
+            for c in term.first_channel..term.first_channel + term.count {
+                row[c * shape.taps() + term.tap] = (0..slabs).map(|slab| part[slab * slab_len + at]).sum();
+                at += width;
+            }
+        }
+    }
+}
+
+struct Task<'a> {
+    kernels: Kernels,
+    shape: &'a ConvShape,
+    x: &'a [f32],
+    grad_y: &'a [f32],
+    group: usize,
+    range: &'a [Term],
+}
+
+impl Task<'_> {
+    /// Sums the pixels of a slab to `sums`, `[panel][term][width]`.
+    fn run(&self, slab: std::ops::Range<usize>, sums: &mut [f32]) {
+        sums.fill(0.0);
+        let terms = len(self.range);
+        let (group_out, all) = (self.shape.group_out(), self.shape.out_channels);
+        // Odd in cache lines, so that the rows of a block do not fall on the same sets.
+        let stride = (terms + ROWS).next_multiple_of(2 * LANES) + LANES;
+        with_scratch(PIXELS * (stride + PANEL), |scratch| {
+            let (left, panel) = scratch.split_at_mut(PIXELS * stride);
+            for start in slab.clone().step_by(PIXELS) {
+                let count = PIXELS.min(slab.end - start);
+                self.gather(start, &mut left[..count * stride], stride);
+                for first in (0..group_out).step_by(PANEL) {
+                    let width = panel_width(group_out, first);
+                    let valid = width.min(group_out - first);
+                    let panel = &mut panel[..count * width];
+                    for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+                        let channel = (start + i) * all + self.group * group_out + first;
+                        row[..valid].copy_from_slice(&self.grad_y[channel..channel + valid]);
+                        row[valid..].fill(0.0);
+                    }
+                    let tile = &mut sums[first * TERMS..][..terms * width];
+                    multiply_transposed(self.kernels, &left[..count * stride], stride, panel, width, tile);
+                }
+            }
+        });
+    }
+
+    /// Copies what the range's taps read at the output pixels from `start` on, a row of `stride` for each.
+    fn gather(&self, start: usize, left: &mut [f32], stride: usize) {
+        let shape = self.shape;
+        let (out_height, out_width) = (shape.out_height(), shape.out_width());
+        let first_channel = self.group * shape.group_in();
+        for (i, row) in left.chunks_exact_mut(stride).enumerate() {
+            let pixel = start + i;
+            let (image, oy, ox) = (pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width);
+            let mut rest = row;
+            for term in self.range {
+                let (copy, tail) = rest.split_at_mut(term.count);
+                rest = tail;
+                let [r, s] = [term.tap / shape.kernel[1], term.tap % shape.kernel[1]];
+                let y = (oy * shape.stride[0] + r * shape.dilation[0]).checked_sub(shape.padding[0]);
+                let x = (ox * shape.stride[1] + s * shape.dilation[1]).checked_sub(shape.padding[1]);
+                match (y, x) {
+                    (Some(y), Some(x)) if y < shape.in_height && x < shape.in_width => {
+                        let at = (image * shape.in_height + y) * shape.in_width + x;
+                        let at = at * shape.in_channels + first_channel + term.first_channel;
+                        copy.copy_from_slice(&self.x[at..at + term.count]);
+                    }
+                    _ => copy.fill(0.0),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! 2-d convolution and its gradients, channels-last.
+//!
+//! Maps are `[B, H, W, C]`, weights `[K, C / groups, kh, kw]`, all contiguous `f32`. Results do not depend on the number of
+//! threads, bit for bit. [`reference`] is the definition; the algorithms are [`Algorithm`]'s.
+
+mod epilogue;
+mod gemm;
+mod gemm_weight;
+mod microkernel;
+mod plan;
+pub mod reference;
+mod shape;
+mod winograd;
+
+pub use self::epilogue::Epilogue;
+pub use self::shape::ConvShape;
+
+use self::plan::Plan;
+use crate::isa::{Isa, Kernels};
+
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Matrix products over the taps; any shape.
+    Gemm,
+    /// F(4x4, 3x3): 3x3 kernels with stride 1, dilation 1, one group and padding up to 2.
+    Winograd,
+}
+
+impl Algorithm {
+    /// Whether the algorithm computes this shape at all.
+    pub fn is_applicable(self, shape: &ConvShape) -> bool {
+        self == Self::Gemm || winograd::is_applicable(shape)
+    }
+
+    /// The faster algorithm. Winograd has fewer products but more traffic: it transforms the weight, so it needs some tiles to
+    /// share it, and the maps, so it needs some channels.
+    pub fn choose(shape: &ConvShape) -> Self {
+        /// Below this many channels the transforms cost more than the products they save.
+        const MIN_CHANNELS: usize = 16;
+        /// Below this many tiles reading the transformed weight costs more than the products it saves.
+        const MIN_TILES: usize = 24;
+        let tiles = winograd::tile_count(shape.batch, shape.out_height(), shape.out_width());
+        let is_worth_it = shape.in_channels.min(shape.out_channels) >= MIN_CHANNELS && tiles >= MIN_TILES;
+        if winograd::is_applicable(shape) && is_worth_it { Self::Winograd } else { Self::Gemm }
+    }
+}
+
+/// What computes a convolution: [`Method::best`], or any other that is applicable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// The instruction set, which the machine must have.
+    pub isa: Isa,
+}
+
+impl Method {
+    /// The fastest on this machine.
+    pub fn best(shape: &ConvShape) -> Self {
+        Self { algorithm: Algorithm::choose(shape), isa: Isa::detect() }
+    }
+
+    /// `y = epilogue(x * weight)`.
+    ///
+    /// # Shapes
+    ///
+    /// `x`: `[B, H, W, C]`, `weight`: `[K, C / groups, kh, kw]`, `y`: `[B, H', W', K]`.
+    ///
+    /// # Panics
+    ///
+    /// If a length does not fit the shape, or the method does not fit the shape or the machine.
+    pub fn forward(self, shape: &ConvShape, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
+        let kernels = self.check(shape, [x.len(), weight.len(), y.len()]);
+        epilogue.check(shape.out_channels, y.len());
+        if y.is_empty() {
+            return;
+        }
+        match self.algorithm {
+            Algorithm::Gemm => gemm::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
+            Algorithm::Winograd => winograd::forward(kernels, shape, x, weight, epilogue, y),
+        }
+    }
+
+    /// The gradient with regard to `x`, from that with regard to the convolution's result.
+    ///
+    /// Shapes and panics as for [`Method::forward`].
+    pub fn backward_input(self, shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut [f32]) {
+        let kernels = self.check(shape, [grad_x.len(), weight.len(), grad_y.len()]);
+        if grad_x.is_empty() || grad_y.is_empty() {
+            return grad_x.fill(0.0);
+        }
+        match self.algorithm {
+            Algorithm::Gemm => {
+                gemm::run(kernels, &Plan::backward_input(shape), grad_y, weight, &Epilogue::default(), grad_x);
+            }
+            Algorithm::Winograd => winograd::backward_input(kernels, shape, grad_y, weight, grad_x),
+        }
+    }
+
+    /// The gradient with regard to `weight`, from that with regard to the convolution's result.
+    ///
+    /// Shapes and panics as for [`Method::forward`].
+    pub fn backward_weight(self, shape: &ConvShape, x: &[f32], grad_y: &[f32], grad_weight: &mut [f32]) {
+        let kernels = self.check(shape, [x.len(), grad_weight.len(), grad_y.len()]);
+        if x.is_empty() || grad_y.is_empty() || grad_weight.is_empty() {
+            return grad_weight.fill(0.0);
+        }
+        match self.algorithm {
+            Algorithm::Gemm => gemm_weight::run(kernels, shape, x, grad_y, grad_weight),
+            Algorithm::Winograd => winograd::backward_weight(kernels, shape, x, grad_y, grad_weight),
+        }
+    }
+
+    fn check(self, shape: &ConvShape, lens: [usize; 3]) -> Kernels {
+        shape.check();
+        assert!(self.algorithm.is_applicable(shape), "{:?} does not compute {shape:?}", self.algorithm);
+        let expected = [shape.input_len(), shape.weight_len(), shape.output_len()];
+        assert_eq!(lens, expected, "lengths of input, weight and output of {shape:?}");
+        Kernels::new(self.isa)
+    }
+}
+
+/// [`Method::forward`] by the best method.
+pub fn conv2d_forward(shape: &ConvShape, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
+    Method::best(shape).forward(shape, x, weight, epilogue, y);
+}
+
+/// [`Method::backward_input`] by the best method.
+pub fn conv2d_backward_input(shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut [f32]) {
+    Method::best(shape).backward_input(shape, grad_y, weight, grad_x);
+}
+
+/// [`Method::backward_weight`] by the best method.
+pub fn conv2d_backward_weight(shape: &ConvShape, x: &[f32], grad_y: &[f32], grad_weight: &mut [f32]) {
+    Method::best(shape).backward_weight(shape, x, grad_y, grad_weight);
+}

@@ -1,0 +1,165 @@
+//! A convolution, or the data gradient of one, as a list of runs of memory that each output reads.
+//!
+//! Output pixel `(y, x)` of phase `(y mod P0, x mod P1)` sums, over the phase's segments, `taps` neighbouring source
+//! pixels from `(y / P0 * step0 + dy, x / P1 * step1 + dx)` on. A forward convolution has one phase; the data gradient of a
+//! convolution of stride s has s * s, each a dense convolution with a part of the taps.
+
+use rayon::prelude::*;
+
+use super::ConvShape;
+use super::microkernel::{LANES, PANEL, panel_width, panels_len};
+
+/// Neighbouring pixels of one source row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub dy: isize,
+    pub dx: isize,
+    pub taps: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Phase {
+    pub segments: Vec<Segment>,
+    /// Where each tap is in the kernel, in the order of the segments.
+    taps: Vec<usize>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Rows, columns, channels of the map that is read.
+    pub source: [usize; 3],
+    /// Rows, columns, channels of the map that is written.
+    pub target: [usize; 3],
+    pub groups: usize,
+    pub step: [usize; 2],
+    pub phase_count: [usize; 2],
+    /// Row-major over `phase_count`.
+    pub phases: Vec<Phase>,
+    /// Elements of the weight between neighbouring target channels, and source channels.
+    weight_strides: [usize; 2],
+}
+
+impl Plan {
+    pub(crate) fn forward(shape: &ConvShape) -> Self {
+        let taps = kernel_taps(shape).map(|(tap, [r, s])| {
+            let offset = |axis: usize, at: usize| (at * shape.dilation[axis]) as isize - shape.padding[axis] as isize;
+            (offset(0, r), offset(1, s), tap)
+        });
+        Self {
+            source: [shape.in_height, shape.in_width, shape.in_channels],
+            target: [shape.out_height(), shape.out_width(), shape.out_channels],
+            groups: shape.groups,
+            step: shape.stride,
+            phase_count: [1, 1],
+            phases: vec![Phase::new(taps.collect(), shape.groups == 1)],
+            weight_strides: [shape.group_in() * shape.taps(), shape.taps()],
+        }
+    }
+
+    pub(crate) fn backward_input(shape: &ConvShape) -> Self {
+        let [phases_y, phases_x] = shape.stride;
+        let phases = (0..phases_y * phases_x).map(|i| {
+            let phase = [i / phases_x, i % phases_x];
+            let taps = kernel_taps(shape).filter_map(|(tap, [r, s])| {
+                Some((source_offset(shape, 0, phase[0], r)?, source_offset(shape, 1, phase[1], s)?, tap))
+            });
+            Phase::new(taps.collect(), shape.groups == 1)
+        });
+        Self {
+            source: [shape.out_height(), shape.out_width(), shape.out_channels],
+            target: [shape.in_height, shape.in_width, shape.in_channels],
+            groups: shape.groups,
+            step: [1, 1],
+            phase_count: shape.stride,
+            phases: phases.collect(),
+            weight_strides: [shape.taps(), shape.group_in() * shape.taps()],
+        }
+    }
+
+    pub(crate) fn group_source(&self) -> usize {
+        self.source[2] / self.groups
+    }
+
+    pub(crate) fn group_target(&self) -> usize {
+        self.target[2] / self.groups
+    }
+
+    /// Floats of a segment.
+    pub(crate) fn segment_len(&self, segment: &Segment) -> usize {
+        segment.taps * self.group_source()
+    }
+
+    /// Terms of each sum of the phase.
+    pub(crate) fn depth(&self, phase: &Phase) -> usize {
+        phase.taps.len() * self.group_source()
+    }
+
+    pub(crate) fn packed_len(&self) -> usize {
+        let group_len = |phase| panels_len(self.group_target(), self.depth(phase));
+        self.phases.iter().map(group_len).sum::<usize>() * self.groups
+    }
+
+    /// Reorders the weight to panels `[phase][group][panel][depth][width]`; the columns that pad a panel are zero.
+    pub(crate) fn pack(&self, weight: &[f32], packed: &mut [f32]) {
+        let group_weight_len = weight.len() / self.groups;
+        let mut rest = packed;
+        for phase in self.phases.iter().filter(|phase| !phase.taps.is_empty()) {
+            let depth = self.depth(phase);
+            for weight in weight.chunks_exact(group_weight_len) {
+                let (group, tail) = rest.split_at_mut(panels_len(self.group_target(), depth));
+                rest = tail;
+                let panels = group.par_chunks_mut(PANEL * depth).enumerate();
+                panels.for_each(|(i, panel)| self.pack_panel(phase, weight, i * PANEL, panel));
+            }
+        }
+    }
+
+    fn pack_panel(&self, phase: &Phase, weight: &[f32], first: usize, panel: &mut [f32]) {
+        let width = panel_width(self.group_target(), first);
+        let valid = (self.group_target() - first).min(width);
+        let [target_stride, source_stride] = self.weight_strides;
+        for source in 0..self.group_source() {
+            for (i, tap) in phase.taps.iter().enumerate() {
+                let row = i * self.group_source() + source;
+                let row = &mut panel[row * width..(row + 1) * width];
+                let start = first * target_stride + source * source_stride + tap;
+                for (out, value) in row.iter_mut().zip(weight[start..].iter().step_by(target_stride)).take(valid) {
+                    *out = *value;
+                }
+                row[valid..].fill(0.0);
+            }
+        }
+    }
+}
+
+impl Phase {
+    /// Sorts the taps `(dy, dx, index in the kernel)` and joins neighbours, if the channels between them are all read.
+    fn new(mut taps: Vec<(isize, isize, usize)>, is_dense: bool) -> Self {
+        taps.sort_unstable();
+        let mut segments: Vec<Segment> = Vec::new();
+        for &(dy, dx, _) in &taps {
+            match segments.last_mut() {
+                Some(last) if is_dense && last.dy == dy && last.dx + last.taps as isize == dx => last.taps += 1,
+                _ => segments.push(Segment { dy, dx, taps: 1 }),
+            }
+        }
+        Self { segments, taps: taps.into_iter().map(|(_, _, tap)| tap).collect() }
+    }
+
+    /// Segments this short are copied next to each other first: the micro-kernel's fixed cost would show.
+    pub(crate) fn is_gathered(&self, group_source: usize) -> bool {
+        self.segments.len() > 1 && self.segments.iter().all(|segment| segment.taps * group_source < LANES)
+    }
+}
+
+fn kernel_taps(shape: &ConvShape) -> impl Iterator<Item = (usize, [usize; 2])> + use<> {
+    let width = shape.kernel[1];
+    (0..shape.taps()).map(move |tap| (tap, [tap / width, tap % width]))
+}
+
+/// `(phase + padding - at * dilation) / stride`, if that is whole: where tap `at` reads the output's gradient.
+fn source_offset(shape: &ConvShape, axis: usize, phase: usize, at: usize) -> Option<isize> {
+    let distance = (phase + shape.padding[axis]) as isize - (at * shape.dilation[axis]) as isize;
+    let stride = shape.stride[axis] as isize;
+    (distance % stride == 0).then(|| distance / stride)
+}

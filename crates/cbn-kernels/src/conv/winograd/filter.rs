@@ -1,0 +1,108 @@
+//! Transforms of the weight, `U = G g G^T`, and of its gradient, `dg = G^T dU G`.
+
+use rayon::prelude::*;
+
+use super::lanes::{Lanes, both_ways, filter, filter_gradient};
+use super::tiles::FREQUENCIES;
+use crate::conv::microkernel::{LANES, PANEL, panel_width};
+use crate::isa::{Kernels, Target, per_isa};
+
+const TAPS: usize = 9;
+
+/// How the convolution that is computed reads the weight `[K, C, 3, 3]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// From C channels to K.
+    Forward,
+    /// From K channels to C, taps mirrored: the data gradient.
+    Backward,
+}
+
+/// `U` as panels `[K / 64][36][C][width]`, where K are the channels that are computed.
+pub(super) fn transform_weight(
+    kernels: Kernels,
+    weight: &[f32],
+    channels: [usize; 2],
+    direction: Direction,
+    u: &mut [f32],
+) {
+    let [source, target] = channels;
+    u.par_chunks_mut(FREQUENCIES * source * PANEL).enumerate().for_each(|(i, panel)| {
+        transform_panel(kernels, weight, [source, target], direction, i * PANEL, panel);
+    });
+}
+
+per_isa! {
+    fn transform_panel(
+        weight: &[f32], channels: [usize; 2], direction: Direction, first: usize, panel: &mut [f32],
+    ) = transform_panel_body
+}
+
+per_isa! {
+    /// Rows `first ..` of the weight's gradient, from `du[f]` of shape `[C][width]`.
+    fn gather_panel(du: &[f32], stride: usize, source: usize, width: usize, grad_weight: &mut [f32]) = gather_panel_body
+}
+
+#[inline(always)]
+fn transform_panel_body<T: Target>(
+    weight: &[f32],
+    [source, target]: [usize; 2],
+    direction: Direction,
+    first: usize,
+    panel: &mut [f32],
+) {
+    let width = panel_width(target, first);
+    let (target_stride, source_stride) = match direction {
+        Direction::Forward => (source * TAPS, TAPS),
+        Direction::Backward => (TAPS, target * TAPS),
+    };
+    for s in 0..source {
+        for column in (0..width).step_by(LANES) {
+            let mut square = [[Lanes::ZERO; 3]; 3];
+            for lane in 0..LANES.min(target.saturating_sub(first + column)) {
+                let start = (first + column + lane) * target_stride + s * source_stride;
+                for (tap, value) in weight[start..start + TAPS].iter().enumerate() {
+                    let tap = if direction == Direction::Forward { tap } else { TAPS - 1 - tap };
+                    square[tap / 3][tap % 3].0[lane] = *value;
+                }
+            }
+            for (f, lanes) in both_ways(square, filter).into_iter().flatten().enumerate() {
+                lanes.store(&mut panel[(f * source + s) * width + column..][..LANES]);
+            }
+        }
+    }
+}
+
+/// `dg` from `dU`, `[36][K / 64][C][width]` with `stride` between the frequencies.
+pub(super) fn gather_weight_gradient(
+    kernels: Kernels,
+    du: &[f32],
+    stride: usize,
+    [source, target]: [usize; 2],
+    grad_weight: &mut [f32],
+) {
+    grad_weight.par_chunks_mut(PANEL * source * TAPS).enumerate().for_each(|(i, grad_weight)| {
+        let width = panel_width(target, i * PANEL);
+        gather_panel(kernels, &du[i * PANEL * source..], stride, source, width, grad_weight);
+    });
+}
+
+#[inline(always)]
+fn gather_panel_body<T: Target>(du: &[f32], stride: usize, source: usize, width: usize, grad_weight: &mut [f32]) {
+    let valid = grad_weight.len() / (source * TAPS);
+    for s in 0..source {
+        for column in (0..valid).step_by(LANES) {
+            let mut square = [[Lanes::ZERO; 6]; 6];
+            for (f, lanes) in square.iter_mut().flatten().enumerate() {
+                *lanes = Lanes::load(&du[f * stride + s * width + column..]);
+            }
+            let taps = both_ways(square, filter_gradient);
+            for lane in 0..LANES.min(valid - column) {
+                let out = &mut grad_weight[((column + lane) * source + s) * TAPS..][..TAPS];
+                for (out, lanes) in out.iter_mut().zip(taps.iter().flatten()) {
+                    *out = lanes.0[lane];
+                }
+            }
+        }
+    }
+}

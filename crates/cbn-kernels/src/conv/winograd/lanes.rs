@@ -1,0 +1,138 @@
+//! The one-dimensional transforms of F(4, 3), on 16 channels at a time.
+//!
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015, <https://arxiv.org/abs/1509.09308>,
+//! section 4.3: interpolation at 0, 1, -1, 2, -2 and infinity. `y = A^T [(G g) * (B^T d)]` for 4 outputs y of 3 taps g on 6
+//! inputs d. The gradients are the transposes.
+
+use std::ops::{Add, Mul, Sub};
+
+use crate::conv::microkernel::LANES;
+
+/// 16 channels.
+#[derive(Clone, Copy)]
+pub(super) struct Lanes(pub [f32; LANES]);
+
+impl Lanes {
+    pub const ZERO: Self = Self([0.0; LANES]);
+
+    #[inline(always)]
+    pub fn load(values: &[f32]) -> Self {
+        let mut lanes = Self::ZERO;
+        lanes.0.copy_from_slice(&values[..LANES]);
+        lanes
+    }
+
+    /// Up to 16 values, then zeros.
+    #[inline(always)]
+    pub fn load_part(values: &[f32]) -> Self {
+        let mut lanes = Self::ZERO;
+        for (lane, value) in lanes.0.iter_mut().zip(values) {
+            *lane = *value;
+        }
+        lanes
+    }
+
+    #[inline(always)]
+    pub fn store(self, out: &mut [f32]) {
+        out[..LANES].copy_from_slice(&self.0);
+    }
+
+    #[inline(always)]
+    fn zip(self, other: Self, op: impl Fn(f32, f32) -> f32) -> Self {
+        let mut out = Self::ZERO;
+        for i in 0..LANES {
+            out.0[i] = op(self.0[i], other.0[i]);
+        }
+        out
+    }
+}
+
+impl Add for Lanes {
+    type Output = Self;
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+}
+
+impl Sub for Lanes {
+    type Output = Self;
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+}
+
+impl Mul<f32> for Lanes {
+    type Output = Self;
+    #[inline(always)]
+    fn mul(self, factor: f32) -> Self {
+        self.zip(self, |a, _| a * factor)
+    }
+}
+
+/// `B^T d`.
+#[inline(always)]
+pub(super) fn input(d: [Lanes; 6]) -> [Lanes; 6] {
+    let (even, odd) = (d[4] - d[2] * 4.0, d[3] - d[1] * 4.0);
+    let (even2, odd2) = (d[4] - d[2], (d[3] - d[1]) * 2.0);
+    [d[0] * 4.0 - d[2] * 5.0 + d[4], even + odd, even - odd, even2 + odd2, even2 - odd2, d[1] * 4.0 - d[3] * 5.0 + d[5]]
+}
+
+/// `A^T m`.
+#[inline(always)]
+pub(super) fn output(m: [Lanes; 6]) -> [Lanes; 4] {
+    let (sum, difference) = (m[1] + m[2], m[1] - m[2]);
+    let (sum2, difference2) = (m[3] + m[4], m[3] - m[4]);
+    [m[0] + sum + sum2, difference + difference2 * 2.0, sum + sum2 * 4.0, difference + difference2 * 8.0 + m[5]]
+}
+
+/// `A y`: the transpose of [`output`].
+#[inline(always)]
+pub(super) fn output_gradient(y: [Lanes; 4]) -> [Lanes; 6] {
+    let (even, odd) = (y[0] + y[2], y[1] + y[3]);
+    let (even2, odd2) = (y[0] + y[2] * 4.0, y[1] * 2.0 + y[3] * 8.0);
+    [y[0], even + odd, even - odd, even2 + odd2, even2 - odd2, y[3]]
+}
+
+/// `G g`.
+#[inline(always)]
+pub(super) fn filter(g: [Lanes; 3]) -> [Lanes; 6] {
+    let even = (g[0] + g[2]) * (-1.0 / 6.0);
+    let odd = g[1] * (1.0 / 6.0);
+    let even2 = g[0] * (1.0 / 24.0) + g[2] * (1.0 / 6.0);
+    let odd2 = g[1] * (1.0 / 12.0);
+    [g[0] * 0.25, even - odd, even + odd, even2 + odd2, even2 - odd2, g[2]]
+}
+
+/// `G^T u`: the transpose of [`filter`].
+#[inline(always)]
+pub(super) fn filter_gradient(u: [Lanes; 6]) -> [Lanes; 3] {
+    let (sum, difference) = (u[1] + u[2], u[2] - u[1]);
+    let (sum2, difference2) = (u[3] + u[4], u[3] - u[4]);
+    [
+        u[0] * 0.25 - sum * (1.0 / 6.0) + sum2 * (1.0 / 24.0),
+        difference * (1.0 / 6.0) + difference2 * (1.0 / 12.0),
+        (sum2 - sum) * (1.0 / 6.0) + u[5],
+    ]
+}
+
+/// Applies a transform to the columns, then to the rows, of a row-major `N x N` square: `M x M` come out.
+#[inline(always)]
+pub(super) fn both_ways<const N: usize, const M: usize>(
+    square: [[Lanes; N]; N],
+    transform: impl Fn([Lanes; N]) -> [Lanes; M],
+) -> [[Lanes; M]; M] {
+    let mut half = [[Lanes::ZERO; N]; M];
+    for x in 0..N {
+        let column = transform(std::array::from_fn(|y| square[y][x]));
+        for y in 0..M {
+            half[y][x] = column[y];
+        }
+    }
+    let mut out = [[Lanes::ZERO; M]; M];
+    for y in 0..M {
+        out[y] = transform(half[y]);
+    }
+    out
+}

@@ -1,0 +1,96 @@
+//! The weight gradient of a 3x3 convolution: `dU_f = sum_t V_f[t]^T dM_f[t]`, then `dg = G^T dU G`.
+//!
+//! Tiles are taken in blocks of some groups of [`GROUP`]: first the groups are transformed in parallel, then the frequencies
+//! are summed in parallel, each over the groups in order. So the result does not depend on the number of threads, nor on how
+//! many groups there are in a block.
+
+use rayon::prelude::*;
+
+use super::filter::gather_weight_gradient;
+use super::tiles::{FREQUENCIES, Map, Strides, Tiling, tile_count, transform_inputs, transform_output_gradients};
+use crate::conv::ConvShape;
+use crate::conv::microkernel::{LANES, PANEL, ROWS, multiply_transposed, panel_width, panels_len};
+use crate::isa::Kernels;
+use crate::scratch::with_scratch;
+
+/// Tiles that are summed in registers before they are added to `dU` in memory.
+const GROUP: usize = 48;
+
+pub(crate) fn run(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32], grad_weight: &mut [f32]) {
+    let (height, width) = (shape.out_height(), shape.out_width());
+    let (source, target) = (shape.in_channels, shape.out_channels);
+    let maps = Maps {
+        x: Map { data: x, height: shape.in_height, width: shape.in_width, channels: source },
+        grad_y: Map { data: grad_y, height, width, channels: target },
+        tiling: Tiling { height, width, padding: shape.padding },
+    };
+    let tiles = tile_count(shape.batch, height, width);
+    let groups = rayon::current_num_threads().max(2).min(tiles.div_ceil(GROUP));
+    let group_len = maps.v_strides().len() + maps.dm_len();
+    let du_stride = panels_len(target, source);
+    with_scratch(FREQUENCIES * du_stride + groups * group_len, |scratch| {
+        let (du, scratch) = scratch.split_at_mut(FREQUENCIES * du_stride);
+        du.par_chunks_mut(du_stride).for_each(|du| du.fill(0.0));
+        for block in (0..tiles).step_by(groups * GROUP) {
+            scratch.par_chunks_mut(group_len).enumerate().for_each(|(i, group)| {
+                maps.transform(kernels, (block + i * GROUP).min(tiles)..(block + (i + 1) * GROUP).min(tiles), group);
+            });
+            let tiles = (block..tiles.min(block + groups * GROUP)).len();
+            let parts: Vec<_> = du.chunks_mut(du_stride).flat_map(|du| du.chunks_mut(PANEL * source)).collect();
+            parts.into_par_iter().enumerate().for_each(|(i, du)| {
+                for (j, group) in scratch.chunks_exact(group_len).enumerate() {
+                    let tiles = GROUP.min(tiles.saturating_sub(j * GROUP));
+                    maps.accumulate(kernels, i, group, tiles, du);
+                }
+            });
+        }
+        gather_weight_gradient(kernels, du, du_stride, [source, target], grad_weight);
+    });
+}
+
+struct Maps<'a> {
+    x: Map<'a>,
+    grad_y: Map<'a>,
+    tiling: Tiling,
+}
+
+impl Maps<'_> {
+    fn v_strides(&self) -> Strides {
+        // Room for the rows that pad the micro-kernel's last block.
+        Strides::new(self.x.channels + ROWS, GROUP)
+    }
+
+    fn dm_strides(&self, first: usize) -> Strides {
+        let tile = panel_width(self.grad_y.channels, first);
+        Strides { frequency: GROUP * tile + LANES, tile }
+    }
+
+    fn dm_len(&self) -> usize {
+        let panels = (0..self.grad_y.channels).step_by(PANEL);
+        panels.map(|first| self.dm_strides(first).len()).sum()
+    }
+
+    /// Both transforms of a group of tiles: `V`, then `dM` by panels.
+    fn transform(&self, kernels: Kernels, tiles: std::ops::Range<usize>, group: &mut [f32]) {
+        let v_strides = self.v_strides();
+        let (v, mut dm) = group.split_at_mut(v_strides.len());
+        transform_inputs(kernels, self.x, &self.tiling, tiles.clone(), v_strides, v);
+        for first in (0..self.grad_y.channels).step_by(PANEL) {
+            let strides = self.dm_strides(first);
+            let (panel, rest) = dm.split_at_mut(strides.len());
+            transform_output_gradients(kernels, self.grad_y, &self.tiling, tiles.clone(), first, strides, panel);
+            dm = rest;
+        }
+    }
+
+    /// Adds a group's products to part `i` of `dU`, numbered `[frequency][panel]`.
+    fn accumulate(&self, kernels: Kernels, i: usize, group: &[f32], tiles: usize, du: &mut [f32]) {
+        let panels = self.grad_y.channels.div_ceil(PANEL);
+        let (frequency, panel) = (i / panels, i % panels);
+        let (v_strides, dm_strides) = (self.v_strides(), self.dm_strides(panel * PANEL));
+        let v = &group[frequency * v_strides.frequency..][..tiles * v_strides.tile];
+        let dm_start = v_strides.len() + panel * self.dm_strides(0).len() + frequency * dm_strides.frequency;
+        let dm = &group[dm_start..][..tiles * dm_strides.tile];
+        multiply_transposed(kernels, v, v_strides.tile, dm, dm_strides.tile, du);
+    }
+}

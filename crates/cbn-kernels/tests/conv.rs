@@ -1,0 +1,198 @@
+//! Convolutions against the definition in `f64`.
+
+use cbn_kernels::conv::{Algorithm, Method, reference};
+use cbn_kernels::{ConvShape, Epilogue, Isa};
+use proptest::prelude::*;
+
+/// Sums of up to some thousand products in blocks: measured 1e-7 to 4e-7.
+const GEMM_TOLERANCE: f64 = 1e-6;
+/// The transforms multiply by up to 5 * 5 on the way in and 8 * 8 on the way out and cancel: measured 1e-6 to 5e-6.
+const WINOGRAD_TOLERANCE: f64 = 1e-5;
+
+/// Numbers in -1..1 from a formula.
+fn values(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+fn relative_l2(values: &[f32], truth: &[f64]) -> f64 {
+    let error: f64 = values.iter().zip(truth).map(|(&value, truth)| (f64::from(value) - truth).powi(2)).sum();
+    let norm: f64 = truth.iter().map(|truth| truth * truth).sum();
+    if error == 0.0 { 0.0 } else { (error / norm).sqrt() }
+}
+
+fn methods(shape: &ConvShape) -> Vec<Method> {
+    let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
+    isas.flat_map(|isa| [Algorithm::Gemm, Algorithm::Winograd].map(|algorithm| Method { algorithm, isa }))
+        .filter(|method| method.algorithm.is_applicable(shape))
+        .collect()
+}
+
+/// Forward and both gradients by one method.
+fn run(method: Method, shape: &ConvShape) -> [Vec<f32>; 3] {
+    let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
+    let grad_y = values(shape.output_len(), 3);
+    // Not zero before: the kernels must overwrite.
+    let mut y = vec![7.0; shape.output_len()];
+    let mut grad_x = vec![7.0; shape.input_len()];
+    let mut grad_weight = vec![7.0; shape.weight_len()];
+    method.forward(shape, &x, &weight, &Epilogue::default(), &mut y);
+    method.backward_input(shape, &grad_y, &weight, &mut grad_x);
+    method.backward_weight(shape, &x, &grad_y, &mut grad_weight);
+    [y, grad_x, grad_weight]
+}
+
+fn check(shape: &ConvShape) {
+    let (x, weight) = (widen(&values(shape.input_len(), 1)), widen(&values(shape.weight_len(), 2)));
+    let grad_y = widen(&values(shape.output_len(), 3));
+    let truth = [
+        reference::conv2d_forward(shape, &x, &weight),
+        reference::conv2d_backward_input(shape, &grad_y, &weight),
+        reference::conv2d_backward_weight(shape, &x, &grad_y),
+    ];
+    for method in methods(shape) {
+        let tolerance = match method.algorithm {
+            Algorithm::Gemm => GEMM_TOLERANCE,
+            Algorithm::Winograd => WINOGRAD_TOLERANCE,
+        };
+        for ((result, truth), what) in run(method, shape).iter().zip(&truth).zip(["y", "grad_x", "grad_weight"]) {
+            let error = relative_l2(result, truth);
+            assert!(error <= tolerance, "{what} of {shape:?} by {method:?}: relative error {error:e}");
+        }
+    }
+}
+
+fn square(channels: [usize; 2], size: usize, kernel: usize, stride: usize) -> ConvShape {
+    ConvShape {
+        batch: 2,
+        in_channels: channels[0],
+        in_height: size,
+        in_width: size + 1,
+        out_channels: channels[1],
+        kernel: [kernel, kernel],
+        stride: [stride, stride],
+        padding: [kernel / 2, kernel / 2],
+        dilation: [1, 1],
+        groups: 1,
+    }
+}
+
+#[test]
+fn detector_shapes_agree_with_the_definition() {
+    check(&square([3, 64], 33, 7, 2));
+    check(&square([64, 64], 17, 3, 1));
+    check(&square([128, 96], 14, 3, 2));
+    check(&square([256, 12], 9, 1, 1));
+    check(&square([64, 130], 12, 1, 2));
+    check(&square([130, 65], 7, 3, 1));
+    check(&square([512, 64], 6, 3, 1));
+}
+
+#[test]
+fn groups_and_depthwise_agree_with_the_definition() {
+    for groups in [2, 4, 32] {
+        check(&ConvShape { groups, ..square([64, 64], 9, 3, 1) });
+        check(&ConvShape { groups, ..square([64, 32], 9, 3, 2) });
+    }
+    check(&ConvShape { groups: 7, ..square([7, 7], 8, 3, 1) });
+}
+
+#[test]
+fn one_pixel_maps_and_empty_batches_work() {
+    check(&square([65, 7], 1, 3, 1));
+    check(&ConvShape { in_width: 1, ..square([7, 3], 1, 3, 2) });
+    check(&ConvShape { batch: 0, ..square([16, 16], 5, 3, 1) });
+    // The kernel does not fit: the output is empty and the gradients are zero.
+    check(&ConvShape { padding: [0, 0], ..square([4, 4], 2, 3, 1) });
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for shape in [square([32, 70], 37, 3, 1), square([32, 70], 37, 3, 2), square([70, 32], 61, 1, 1)] {
+        for method in methods(&shape) {
+            let on = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| run(method, &shape))
+            };
+            let one = on(1);
+            for threads in 2..=4 {
+                assert!(one == on(threads), "{shape:?} by {method:?} on {threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn epilogue_scales_shifts_adds_and_clips() {
+    for shape in [square([16, 70], 9, 3, 1), square([5, 70], 9, 1, 2)] {
+        let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
+        let (scale, shift) = (values(shape.out_channels, 4), values(shape.out_channels, 5));
+        let residual = values(shape.output_len(), 6);
+        let mut truth = reference::conv2d_forward(&shape, &widen(&x), &widen(&weight));
+        for (i, y) in truth.iter_mut().enumerate() {
+            let k = i % shape.out_channels;
+            *y = (*y * f64::from(scale[k]) + f64::from(shift[k]) + f64::from(residual[i])).max(0.0);
+        }
+        let epilogue = Epilogue { scale: Some(&scale), shift: Some(&shift), residual: Some(&residual), relu: true };
+        for method in methods(&shape) {
+            let mut y = vec![7.0; shape.output_len()];
+            method.forward(&shape, &x, &weight, &epilogue, &mut y);
+            let error = relative_l2(&y, &truth);
+            assert!(error <= WINOGRAD_TOLERANCE, "{shape:?} by {method:?}: relative error {error:e}");
+        }
+    }
+}
+
+fn shapes() -> impl Strategy<Value = ConvShape> {
+    let channels = prop::sample::select(vec![1_usize, 3, 7, 16, 65]);
+    let sizes = (1..=2_usize, 1..=13_usize, 1..=13_usize);
+    let geometry = (1..=4_usize, 1..=4_usize, 1..=3_usize, 1..=3_usize, 0..=2_usize, 0..=2_usize, 1..=2_usize);
+    (sizes, channels.clone(), channels, geometry, 1..=3_usize).prop_map(|(sizes, c, k, geometry, groups)| ConvShape {
+        batch: sizes.0,
+        in_channels: c * groups,
+        in_height: sizes.1,
+        in_width: sizes.2,
+        out_channels: k * groups,
+        kernel: [geometry.0, geometry.1],
+        stride: [geometry.2, geometry.3],
+        padding: [geometry.4, geometry.5],
+        dilation: [geometry.6, 3 - geometry.6],
+        groups,
+    })
+}
+
+fn winograd_shapes() -> impl Strategy<Value = ConvShape> {
+    (shapes(), prop::bool::ANY).prop_map(|(shape, is_padded)| ConvShape {
+        kernel: [3, 3],
+        stride: [1, 1],
+        dilation: [1, 1],
+        padding: if is_padded { [1, 1] } else { shape.padding },
+        in_channels: shape.in_channels / shape.groups,
+        out_channels: shape.out_channels / shape.groups,
+        groups: 1,
+        ..shape
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_shape_agrees_with_the_definition(shape in shapes()) {
+        check(&shape);
+    }
+
+    #[test]
+    fn any_3x3_shape_agrees_with_the_definition(shape in winograd_shapes()) {
+        check(&shape);
+    }
+}
