@@ -85,15 +85,20 @@ impl BBox {
         !(self.width() > 0.0 && self.height() > 0.0)
     }
 
-    /// Intersection over union; 0 when the union is empty.
-    pub fn iou(&self, other: &Self) -> f32 {
+    /// Area that both boxes cover.
+    pub fn intersection(&self, other: &Self) -> f32 {
         let common = Self {
             x1: self.x1.max(other.x1),
             y1: self.y1.max(other.y1),
             x2: self.x2.min(other.x2),
             y2: self.y2.min(other.y2),
         };
-        let intersection = common.area();
+        common.area()
+    }
+
+    /// Intersection over union; 0 when the union is empty.
+    pub fn iou(&self, other: &Self) -> f32 {
+        let intersection = self.intersection(other);
         let union = self.area() + other.area() - intersection;
         if union > 0.0 { intersection / union } else { 0.0 }
     }

@@ -1,0 +1,164 @@
+use std::path::Path;
+
+use image::RgbImage;
+use rand::Rng;
+
+use super::image_file::{read_rgb_of_size, size_of};
+use super::{DataError, Dataset, ImageError, ImageRecord, Transform, TransformConfig, read_rgb};
+use crate::structures::{ImageSize, PaddedImages, Targets, TrainBatch};
+
+/// Where a test image comes from and how to get back to its pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageMeta {
+    /// COCO id.
+    pub image_id: u64,
+    /// Path below the image folder.
+    pub file_name: String,
+    /// Size before the resize.
+    pub original: ImageSize,
+    /// Network pixels per original pixel, horizontally and vertically.
+    pub scale: [f32; 2],
+}
+
+/// Images to detect objects in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TestBatch {
+    /// The images, padded to one size.
+    pub images: PaddedImages,
+    /// One entry per image.
+    pub metas: Vec<ImageMeta>,
+}
+
+impl TestBatch {
+    /// A batch of one image that belongs to no data set; its id is 0.
+    ///
+    /// # Errors
+    ///
+    /// If the file is missing, truncated or not a picture.
+    pub fn from_file(path: &Path, config: &TransformConfig) -> Result<Self, ImageError> {
+        Ok(Self::from_image(&read_rgb(path)?, path.display().to_string(), config))
+    }
+
+    /// A batch of one decoded image; its id is 0.
+    pub fn from_image(image: &RgbImage, file_name: String, config: &TransformConfig) -> Self {
+        let transform = config.for_test(size_of(image));
+        Self {
+            images: pad(&[transform.apply_to_image(image)], config),
+            metas: vec![ImageMeta { image_id: 0, file_name, original: transform.original, scale: transform.scale() }],
+        }
+    }
+
+    /// Reads and transforms the images at these places of the data set.
+    pub(super) fn load(dataset: &Dataset, indices: &[usize], config: &TransformConfig) -> Result<Self, DataError> {
+        let (mut images, mut metas) = (Vec::new(), Vec::new());
+        for record in indices.iter().map(|&index| &dataset.images[index]) {
+            let transform = config.for_test(record.size);
+            images.push(transform.apply_to_image(&read(dataset, record)?));
+            metas.push(ImageMeta {
+                image_id: record.id,
+                file_name: record.file_name.clone(),
+                original: record.size,
+                scale: transform.scale(),
+            });
+        }
+        Ok(Self { images: pad(&images, config), metas })
+    }
+}
+
+/// Reads and transforms the images at these places of the data set, with a random transform each.
+pub(super) fn load_train_batch<R: Rng>(
+    dataset: &Dataset,
+    places: impl Iterator<Item = (usize, R)>,
+    config: &TransformConfig,
+    with_masks: bool,
+) -> Result<TrainBatch, DataError> {
+    let (mut images, mut targets, mut image_ids) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, mut rng) in places {
+        let record = &dataset.images[index];
+        let transform = config.draw(record.size, &mut rng);
+        images.push(transform.apply_to_image(&read(dataset, record)?));
+        targets.push(targets_of(record, &transform, with_masks)?);
+        image_ids.push(record.id);
+    }
+    Ok(TrainBatch { images: pad(&images, config), targets, image_ids })
+}
+
+fn read(dataset: &Dataset, record: &ImageRecord) -> Result<RgbImage, DataError> {
+    read_rgb_of_size(&dataset.image_path(record), record.size)
+        .map_err(|source| DataError::Image { image: record.id, source })
+}
+
+fn targets_of(record: &ImageRecord, transform: &Transform, with_masks: bool) -> Result<Targets, DataError> {
+    let mut targets = Targets { masks: with_masks.then(Vec::new), ..Targets::default() };
+    for object in record.objects() {
+        let bbox = transform.apply_to_box(&object.bbox);
+        // A sliver can vanish when its edges round to the same number.
+        if bbox.is_empty() {
+            continue;
+        }
+        if let Some(masks) = &mut targets.masks {
+            let segmentation = object.segmentation.as_ref().expect("the loader refuses objects without a mask");
+            masks.push(transform.apply_to_segmentation(segmentation).map_err(|error| DataError::Segmentation {
+                image: record.id,
+                annotation: object.id,
+                reason: error.to_string(),
+            })?);
+        }
+        targets.boxes.push(bbox);
+        targets.labels.push(object.label);
+    }
+    Ok(targets)
+}
+
+/// Normalises the images into one zero-padded buffer whose sides are multiples of the config's divisor.
+fn pad(images: &[RgbImage], config: &TransformConfig) -> PaddedImages {
+    let sizes: Vec<ImageSize> = images.iter().map(size_of).collect();
+    let longest =
+        |side: fn(&ImageSize) -> usize| sizes.iter().map(side).max().unwrap_or(0).next_multiple_of(config.size_divisor);
+    let padded = ImageSize::new(longest(|size| size.height), longest(|size| size.width));
+    let normalised = normalisation_table(config);
+    let mut pixels = vec![0.0; images.len() * padded.num_pixels() * 3];
+    for (image, canvas) in images.iter().zip(pixels.chunks_exact_mut(padded.num_pixels() * 3)) {
+        let row_bytes = image.width() as usize * 3;
+        for (source, target) in image.chunks_exact(row_bytes).zip(canvas.chunks_exact_mut(padded.width * 3)) {
+            for (rgb, out) in source.chunks_exact(3).zip(target.chunks_exact_mut(3)) {
+                for channel in 0..3 {
+                    out[channel] = normalised[channel][usize::from(rgb[channel])];
+                }
+            }
+        }
+    }
+    PaddedImages { pixels, padded, sizes }
+}
+
+/// The normalised value of each of the 256 levels of each channel.
+fn normalisation_table(config: &TransformConfig) -> [[f32; 256]; 3] {
+    std::array::from_fn(|channel| {
+        let (mean, std) = (config.pixel_mean[channel], config.pixel_std[channel]);
+        std::array::from_fn(|level| (level as f32 - mean) / std)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_is_zero_and_pixels_are_normalised() {
+        let config = TransformConfig {
+            pixel_mean: [10.0, 20.0, 30.0],
+            pixel_std: [1.0, 2.0, 4.0],
+            size_divisor: 4,
+            ..TransformConfig::default()
+        };
+        let images = [RgbImage::from_pixel(3, 2, image::Rgb([11, 24, 42])), RgbImage::new(2, 5)];
+        let batch = pad(&images, &config);
+        assert_eq!(batch.padded, ImageSize::new(8, 4));
+        assert_eq!(batch.sizes, [ImageSize::new(2, 3), ImageSize::new(5, 2)]);
+        let pixel = |image: usize, y: usize, x: usize| &batch.pixels[((image * 8 + y) * 4 + x) * 3..][..3];
+        assert_eq!(pixel(0, 1, 2), [1.0, 2.0, 3.0]);
+        assert_eq!(pixel(0, 1, 3), [0.0; 3]);
+        assert_eq!(pixel(0, 2, 0), [0.0; 3]);
+        assert_eq!(pixel(1, 4, 1), [-10.0, -10.0, -7.5]);
+    }
+}

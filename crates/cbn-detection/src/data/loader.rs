@@ -1,0 +1,197 @@
+use std::sync::Arc;
+
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::batcher::load_train_batch;
+use super::prefetch::Prefetch;
+use super::sampler::{Purpose, aspect_groups, epoch_batches, num_steps, stream};
+use super::{DataError, Dataset, Shard, TestBatch, TransformConfig};
+use crate::structures::TrainBatch;
+
+/// How batches are made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoaderConfig {
+    /// Images in a batch of one process.
+    pub batch_size: usize,
+    /// Threads that read and transform images; 0 does it on the caller's thread.
+    pub num_workers: usize,
+    /// Batches made ahead of time.
+    pub queue_batches: usize,
+    /// Determines order and transforms.
+    pub seed: u64,
+    /// Batches wide images with wide ones and tall images with tall ones.
+    pub aspect_grouping: bool,
+    /// Adds masks to the targets.
+    pub with_masks: bool,
+    /// The part of every epoch that this process handles.
+    pub shard: Shard,
+}
+
+impl Default for LoaderConfig {
+    fn default() -> Self {
+        Self {
+            batch_size: 2,
+            num_workers: 2,
+            queue_batches: 4,
+            seed: 0,
+            aspect_grouping: true,
+            with_masks: true,
+            shard: Shard::default(),
+        }
+    }
+}
+
+impl LoaderConfig {
+    fn validate(&self) -> Result<(), DataError> {
+        let fault = |field, value: String, expected| Err(DataError::Config { field, value, expected });
+        if self.batch_size == 0 {
+            return fault("batch_size", "0".into(), "must be positive");
+        }
+        if self.shard.rank >= self.shard.count {
+            return fault("shard.rank", self.shard.rank.to_string(), "must be below shard.count");
+        }
+        Ok(())
+    }
+}
+
+/// Training batches: shuffled, randomly transformed, and a function of seed and epoch alone.
+///
+/// Images without an object are left out; see [`TrainLoader::num_images_left_out`].
+#[derive(Debug, Clone)]
+pub struct TrainLoader {
+    dataset: Arc<Dataset>,
+    transform: TransformConfig,
+    config: LoaderConfig,
+    groups: Vec<Vec<usize>>,
+}
+
+impl TrainLoader {
+    /// A loader over the images that show objects.
+    ///
+    /// # Errors
+    ///
+    /// If a setting makes no sense, no image shows an object, or masks are asked for and an object has none.
+    pub fn new(dataset: Arc<Dataset>, transform: TransformConfig, config: LoaderConfig) -> Result<Self, DataError> {
+        transform.validate()?;
+        config.validate()?;
+        let trainable = dataset.trainable_images();
+        if trainable.is_empty() {
+            let path = dataset.annotations_path().to_owned();
+            return Err(DataError::NothingToTrainOn { path, num_images: dataset.images.len() });
+        }
+        if config.with_masks {
+            require_masks(&dataset)?;
+        }
+        let groups = if config.aspect_grouping {
+            aspect_groups(trainable.into_iter().map(|index| (index, dataset.images[index].size)))
+        } else {
+            vec![trainable]
+        };
+        Ok(Self { dataset, transform, config, groups })
+    }
+
+    /// Batches of one epoch of this process.
+    pub fn batches_per_epoch(&self) -> usize {
+        num_steps(&self.groups, self.config.batch_size, self.config.shard.count)
+    }
+
+    /// Images that are trained on, over all shards.
+    pub fn num_images(&self) -> usize {
+        self.groups.iter().map(Vec::len).sum()
+    }
+
+    /// Images that show nothing to learn from.
+    pub fn num_images_left_out(&self) -> usize {
+        self.dataset.images.len() - self.num_images()
+    }
+
+    /// The batches of an epoch, but for the first `skip_batches`: a resumed run sees what it would have seen.
+    ///
+    /// An image that cannot be read is an error in place of its batch.
+    pub fn epoch(
+        &self,
+        epoch: usize,
+        skip_batches: usize,
+    ) -> impl ExactSizeIterator<Item = Result<TrainBatch, DataError>> + use<> {
+        let loader = self.clone();
+        let LoaderConfig { batch_size, num_workers, queue_batches, seed, shard, .. } = self.config;
+        let mut order = stream(seed, epoch, Purpose::Order);
+        let batches = epoch_batches(&self.groups, batch_size, shard.count, &mut order);
+        let remaining = (batches.len() / shard.count).saturating_sub(skip_batches);
+        Prefetch::new(remaining, num_workers, queue_batches, move |step| {
+            let batch = (skip_batches + step) * shard.count + shard.rank;
+            let places = batches[batch].iter().enumerate().map(|(offset, &index)| {
+                let place = (batch * batch_size + offset) as u64;
+                (index, stream(seed, epoch, Purpose::Transform { place }))
+            });
+            load_train_batch::<ChaCha8Rng>(&loader.dataset, places, &loader.transform, loader.config.with_masks)
+        })
+    }
+}
+
+fn require_masks(dataset: &Dataset) -> Result<(), DataError> {
+    for image in &dataset.images {
+        if let Some(annotation) = image.objects().find(|annotation| annotation.segmentation.is_none()) {
+            let path = dataset.annotations_path().to_owned();
+            return Err(DataError::NoMask { path, image: image.id, annotation: annotation.id });
+        }
+    }
+    Ok(())
+}
+
+/// Test batches: every image once, in file order, without randomness.
+#[derive(Debug, Clone)]
+pub struct TestLoader {
+    dataset: Arc<Dataset>,
+    transform: TransformConfig,
+    config: LoaderConfig,
+}
+
+impl TestLoader {
+    /// A loader over all images, with and without objects. Of the config, seed, grouping and masks do not matter.
+    ///
+    /// # Errors
+    ///
+    /// If a setting makes no sense.
+    pub fn new(dataset: Arc<Dataset>, transform: TransformConfig, config: LoaderConfig) -> Result<Self, DataError> {
+        transform.validate()?;
+        config.validate()?;
+        Ok(Self { dataset, transform, config })
+    }
+
+    /// The data set.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// Images of this process.
+    pub fn num_images(&self) -> usize {
+        self.indices().len()
+    }
+
+    /// Batches of this process.
+    pub fn num_batches(&self) -> usize {
+        self.num_images().div_ceil(self.config.batch_size)
+    }
+
+    /// The batches; the last one may be smaller.
+    ///
+    /// An image that cannot be read is an error in place of its batch.
+    pub fn batches(&self) -> impl ExactSizeIterator<Item = Result<TestBatch, DataError>> + use<> {
+        let loader = self.clone();
+        let indices: Vec<usize> = self.indices().collect();
+        let LoaderConfig { batch_size, num_workers, queue_batches, .. } = self.config;
+        Prefetch::new(self.num_batches(), num_workers, queue_batches, move |step| {
+            let batch = indices.chunks(batch_size).nth(step).expect("the step is below the number of batches");
+            TestBatch::load(&loader.dataset, batch, &loader.transform)
+        })
+    }
+
+    /// Every `count`-th image, from the shard's rank on.
+    fn indices(&self) -> impl ExactSizeIterator<Item = usize> + use<> {
+        let Shard { rank, count } = self.config.shard;
+        (rank..self.dataset.images.len().max(rank)).step_by(count)
+    }
+}
