@@ -33,7 +33,8 @@ fn check() -> bool {
         // The release profile, because tests and the binary use it: one build of Burn serves all.
         &["clippy", "--release", "--workspace", "--all-targets", "--", "--deny", "warnings"],
     );
-    formatted && linted && spelling()
+    let spelled = spelling();
+    formatted && linted && spelled
 }
 
 fn test() -> bool {

@@ -2,12 +2,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use hotcoco::{COCO, Segmentation};
+use serde::{Deserialize, Serialize};
 
 use super::{DataError, Finding, Severity};
 use crate::structures::{BBox, ImageSize};
 
 /// A class of objects.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Category {
     /// COCO id, any number.
     pub id: u64,

@@ -1,1 +1,17 @@
 //! Strict TOML recipes and their resolution.
+//!
+//! A [`Recipe`] is what its author wrote, a [`Plan`] is what a run does. [`resolve`] turns the one into the other, once the
+//! data set is known: class count and epoch length come from there.
+
+mod error;
+mod norm;
+mod overrides;
+mod plan;
+mod resolve;
+mod schema;
+
+pub use error::RecipeError;
+pub use norm::{NormSection, NormSpec};
+pub use plan::Plan;
+pub use resolve::{DataFacts, resolve, test_loader, train_loader};
+pub use schema::{DataSection, Expected, Length, ModelSection, Moments, Recipe, TestSection, TrainSection, Warmup};

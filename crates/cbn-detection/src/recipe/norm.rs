@@ -1,0 +1,100 @@
+//! The TOML form of norms: a name, or a table with the norm's numbers.
+
+use serde::de::value::{MapAccessDeserializer, MapDeserializer};
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use super::schema::Length;
+
+/// The norm of each part of the detector.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NormSection {
+    /// Of the residual network's convolutions.
+    pub backbone: NormSpec,
+    /// Of the pyramid's lateral and output convolutions.
+    pub neck: NormSpec,
+    /// Of the box head's convolutions, if its kind has any.
+    pub box_head: NormSpec,
+    /// Of the mask head's convolutions.
+    #[serde(default)]
+    pub mask_head: Option<NormSpec>,
+}
+
+/// A norm: `"bn"`, or with its numbers `{ kind = "gn", groups = 32 }`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum NormSpec {
+    /// No norm: the convolutions have a bias.
+    None,
+    /// Batch norm with fixed statistics, whose scale and shift train.
+    Frozen,
+    /// Batch norm.
+    Bn,
+    /// Batch norm over all processes.
+    SyncBn,
+    /// Group norm.
+    Gn {
+        /// Channels are split into so many groups.
+        groups: usize,
+    },
+    /// Cross-Iteration Batch Normalization.
+    Cbn {
+        /// Iterations whose statistics count, the current one included.
+        window: usize,
+        /// How long plain batch statistics are used at the start of training.
+        burn_in: Length,
+    },
+}
+
+/// The same, as serde derives it: tables only.
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum NormTable {
+    None {},
+    Frozen {},
+    Bn {},
+    SyncBn {},
+    Gn { groups: usize },
+    Cbn { window: usize, burn_in: Length },
+}
+
+impl From<NormTable> for NormSpec {
+    fn from(table: NormTable) -> Self {
+        match table {
+            NormTable::None {} => Self::None,
+            NormTable::Frozen {} => Self::Frozen,
+            NormTable::Bn {} => Self::Bn,
+            NormTable::SyncBn {} => Self::SyncBn,
+            NormTable::Gn { groups } => Self::Gn { groups },
+            NormTable::Cbn { window, burn_in } => Self::Cbn { window, burn_in },
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for NormSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NormVisitor)
+    }
+}
+
+struct NormVisitor;
+
+impl<'de> Visitor<'de> for NormVisitor {
+    type Value = NormSpec;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "a norm: \"none\", \"frozen\", \"bn\", \"sync_bn\", { kind = \"gn\", .. } or { kind = \"cbn\", .. }",
+        )
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<NormSpec, E> {
+        let table = MapDeserializer::new(std::iter::once(("kind", name)));
+        NormTable::deserialize(table).map(NormSpec::from)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NormSpec, A::Error> {
+        NormTable::deserialize(MapAccessDeserializer::new(map)).map(NormSpec::from)
+    }
+}

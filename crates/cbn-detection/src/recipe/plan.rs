@@ -1,0 +1,36 @@
+//! A recipe with every number known.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::schema::Expected;
+use crate::data::{LoaderConfig, TransformConfig};
+use crate::model::DetectorConfig;
+use crate::train::TrainConfig;
+
+/// What a run does, in full: no default is left to apply and every length is in iterations.
+///
+/// A checkpoint carries it, so that inference needs no recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// From the recipe.
+    pub description: String,
+    /// The detector.
+    pub model: DetectorConfig,
+    /// From images to network pixels.
+    pub transform: TransformConfig,
+    /// Training batches.
+    pub train_loader: LoaderConfig,
+    /// Test batches.
+    pub test_loader: LoaderConfig,
+    /// Optimisation.
+    pub train: TrainConfig,
+    /// Weights that the backbone starts from, with torchvision's names.
+    pub backbone_weights: Option<PathBuf>,
+    /// COCO's three limits of detections per image; the last is the one of AP.
+    pub max_detections: [usize; 3],
+    /// The result that the run should reach.
+    pub expected: Option<Expected>,
+}

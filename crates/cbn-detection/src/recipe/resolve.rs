@@ -1,0 +1,149 @@
+//! From a recipe to a plan: the only place that turns epochs into iterations.
+
+use super::schema::{Length, Moments, Recipe, TrainSection};
+use super::{Plan, RecipeError};
+use crate::data::LoaderConfig;
+use crate::model::DetectorConfig;
+use crate::train::{ScheduleConfig, SgdConfig, TrainConfig};
+
+/// Batches that workers hold ready: two per worker keep it busy while the other waits.
+const QUEUED_BATCHES_PER_WORKER: usize = 2;
+
+/// What a recipe has to know about its data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataFacts {
+    /// Object classes.
+    pub num_classes: usize,
+    /// Batches of one pass over the training images, see [`crate::data::TrainLoader::batches_per_epoch`].
+    pub iterations_per_epoch: usize,
+}
+
+/// How the recipe's training batches are made.
+pub fn train_loader(recipe: &Recipe) -> LoaderConfig {
+    LoaderConfig {
+        batch_size: recipe.train.batch_size,
+        num_workers: recipe.data.num_workers,
+        queue_batches: recipe.data.num_workers * QUEUED_BATCHES_PER_WORKER,
+        seed: recipe.train.seed,
+        aspect_grouping: recipe.data.aspect_grouping,
+        with_masks: recipe.model.mask_head.is_some(),
+        ..LoaderConfig::default()
+    }
+}
+
+/// How the recipe's test batches are made.
+pub fn test_loader(recipe: &Recipe) -> LoaderConfig {
+    LoaderConfig { batch_size: recipe.test.batch_size, with_masks: false, ..train_loader(recipe) }
+}
+
+/// Fills in what the data set decides and checks every number.
+///
+/// # Errors
+///
+/// The first value that no run can be made of.
+pub fn resolve(recipe: &Recipe, facts: DataFacts) -> Result<Plan, RecipeError> {
+    positive("train.batch_size", recipe.train.batch_size)?;
+    positive("test.batch_size", recipe.test.batch_size)?;
+    recipe.data.transform.validate()?;
+    let model = detector(recipe, facts)?;
+    model.validate()?;
+    Ok(Plan {
+        description: recipe.description.clone(),
+        max_detections: [1, 10, model.box_head.max_detections.max(100)],
+        model,
+        transform: recipe.data.transform.clone(),
+        train_loader: train_loader(recipe),
+        test_loader: test_loader(recipe),
+        train: training(&recipe.train, facts)?,
+        backbone_weights: recipe.train.backbone_weights.clone(),
+        expected: recipe.expected.clone(),
+    })
+}
+
+fn detector(recipe: &Recipe, facts: DataFacts) -> Result<DetectorConfig, RecipeError> {
+    let model = &recipe.model;
+    let norm = &recipe.norm;
+    if model.mask_head.is_some() != norm.mask_head.is_some() {
+        let (found, expected) = match norm.mask_head {
+            Some(_) => ("given", "but there is no [model.mask_head]"),
+            None => ("missing", "but [model.mask_head] needs a norm"),
+        };
+        return Err(RecipeError::Value { key: "norm.mask_head", found: found.to_owned(), expected });
+    }
+    Ok(DetectorConfig {
+        num_classes: facts.num_classes,
+        backbone: model.backbone.clone(),
+        neck: model.neck.clone(),
+        rpn: model.rpn.clone(),
+        box_head: model.box_head.clone(),
+        mask_head: model.mask_head.clone(),
+    })
+}
+
+fn training(train: &TrainSection, facts: DataFacts) -> Result<TrainConfig, RecipeError> {
+    let per_epoch = facts.iterations_per_epoch;
+    let num_iterations = positive("train.length", iterations(train.length, per_epoch))?;
+    let config = TrainConfig {
+        num_iterations,
+        iterations_per_epoch: per_epoch,
+        schedule: schedule(train, per_epoch)?,
+        optimizer: SgdConfig {
+            momentum: not_negative("train.momentum", train.momentum)?,
+            weight_decay: not_negative("train.weight_decay", train.weight_decay)?,
+        },
+        clip_norm: train.clip_norm.map(|limit| above_zero("train.clip_norm", limit)).transpose()?,
+        seed: train.seed,
+        evaluate_every: positive("train.evaluate_every", iterations(train.evaluate_every, per_epoch))?,
+        checkpoint_every: positive("train.checkpoint_every", iterations(train.checkpoint_every, per_epoch))?,
+    };
+    Ok(config)
+}
+
+fn schedule(train: &TrainSection, per_epoch: usize) -> Result<ScheduleConfig, RecipeError> {
+    let drops = match &train.drops {
+        None => Vec::new(),
+        Some(Moments::Epochs(epochs)) => epochs.iter().map(|epoch| epoch * per_epoch).collect(),
+        Some(Moments::Iterations(iterations)) => iterations.clone(),
+    };
+    if !drops.is_sorted_by(|a, b| a < b) {
+        return Err(RecipeError::Value {
+            key: "train.drops",
+            found: format!("{drops:?} (iterations)"),
+            expected: "each must come after the one before",
+        });
+    }
+    let (warmup_iterations, warmup_ratio) = match train.warmup {
+        None => (0, 1.0),
+        Some(warmup) => (iterations(warmup.length, per_epoch), not_negative("train.warmup.ratio", warmup.ratio)?),
+    };
+    Ok(ScheduleConfig {
+        base_learning_rate: above_zero("train.learning_rate", train.learning_rate)?,
+        warmup_iterations,
+        warmup_ratio,
+        drops,
+        gamma: not_negative("train.gamma", train.gamma)?,
+    })
+}
+
+fn iterations(length: Length, per_epoch: usize) -> usize {
+    match length {
+        Length::Epochs(epochs) => epochs * per_epoch,
+        Length::Iterations(iterations) => iterations,
+    }
+}
+
+fn positive(key: &'static str, value: usize) -> Result<usize, RecipeError> {
+    if value > 0 { Ok(value) } else { Err(fault(key, value, "it must be at least 1")) }
+}
+
+fn above_zero(key: &'static str, value: f64) -> Result<f64, RecipeError> {
+    if value.is_finite() && value > 0.0 { Ok(value) } else { Err(fault(key, value, "it must be above 0")) }
+}
+
+fn not_negative(key: &'static str, value: f64) -> Result<f64, RecipeError> {
+    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err(fault(key, value, "it must be 0 or more")) }
+}
+
+fn fault(key: &'static str, found: impl ToString, expected: &'static str) -> RecipeError {
+    RecipeError::Value { key, found: found.to_string(), expected }
+}

@@ -1,0 +1,177 @@
+//! Recipes: the ones of this repository resolve, wrong ones say what is wrong and where.
+
+use std::path::{Path, PathBuf};
+
+use cbn_detection::recipe::{DataFacts, Plan, Recipe, RecipeError, resolve};
+
+/// COCO train2017 as the released code counts it, 16 images an iteration.
+const COCO: DataFacts = DataFacts { num_classes: 80, iterations_per_epoch: 7330 };
+
+fn recipe_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes")
+}
+
+fn load(name: &str, assignments: &[&str]) -> Result<Recipe, RecipeError> {
+    let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+    Recipe::load(&recipe_dir().join(name), &assignments)
+}
+
+fn plan(name: &str, assignments: &[&str]) -> Result<Plan, RecipeError> {
+    resolve(&load(name, assignments)?, COCO)
+}
+
+fn parse_error(text: &str) -> String {
+    Recipe::parse(text, Path::new("my.toml"), &[]).unwrap_err().to_string()
+}
+
+const SMALL: &str = r#"description = "small"
+[model]
+[norm]
+backbone = "bn"
+neck = "none"
+box_head = "none"
+[train]
+length = { epochs = 2 }
+batch_size = 4
+learning_rate = 0.02
+"#;
+
+#[test]
+fn every_recipe_here_resolves_and_its_plan_survives_json() {
+    let mut num_recipes = 0;
+    for entry in std::fs::read_dir(recipe_dir()).unwrap() {
+        let path = entry.unwrap().path();
+        let recipe = Recipe::load(&path, &[]).unwrap();
+        let plan = resolve(&recipe, COCO).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan, "{}", path.display());
+        num_recipes += 1;
+    }
+    assert_eq!(num_recipes, 13);
+}
+
+#[test]
+fn the_released_schedule_in_iterations() {
+    let plan = plan("mask_rcnn_r50_cbn.toml", &[]).unwrap();
+    assert_eq!(plan.train.num_iterations, 87_960);
+    assert_eq!(plan.train.schedule.drops, [58_640, 80_630]);
+    assert_eq!(plan.train.schedule.warmup_iterations, 500);
+    assert_eq!(plan.model.num_classes, 80);
+    assert_eq!(plan.max_detections, [1, 10, 100]);
+    assert!((plan.expected.unwrap().segm_ap.unwrap() - 34.7).abs() < 1e-12);
+}
+
+#[test]
+fn faster_and_mask_differ_in_the_mask_head() {
+    let faster = plan("faster_rcnn_r50_gn.toml", &[]).unwrap();
+    let mask = plan("mask_rcnn_r50_gn.toml", &[]).unwrap();
+    assert_eq!(faster.model.mask_head, None);
+    assert!(!faster.train_loader.with_masks && mask.train_loader.with_masks);
+    assert_eq!(faster.model.box_head, mask.model.box_head);
+    assert_eq!(faster.train, mask.train);
+}
+
+#[test]
+fn more_detections_widen_the_evaluation() {
+    assert_eq!(plan("nuclei_mask_rcnn_r18_gn.toml", &[]).unwrap().max_detections, [1, 10, 400]);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line() {
+    let message = parse_error(&SMALL.replace("learning_rate", "learning_rat"));
+    assert!(message.starts_with("my.toml:10:1: unknown field `learning_rat`, expected one of "), "{message}");
+    assert!(message.ends_with("| learning_rat = 0.02"), "{message}");
+}
+
+#[test]
+fn a_wrong_type_is_named_with_its_line() {
+    let message = parse_error(&SMALL.replace("batch_size = 4", "batch_size = \"four\""));
+    assert!(message.starts_with("my.toml:9:14: invalid type: string \"four\", expected usize"), "{message}");
+    assert!(message.ends_with("| batch_size = \"four\""), "{message}");
+}
+
+#[test]
+fn a_missing_key_is_named_with_its_section() {
+    let message = parse_error(&SMALL.replace("batch_size = 4\n", ""));
+    assert!(message.starts_with("my.toml:7:1: missing field `batch_size`"), "{message}");
+}
+
+#[test]
+fn an_unknown_norm_lists_the_known_ones() {
+    let message = parse_error(&SMALL.replace("\"bn\"", "\"batch\""));
+    assert!(
+        message.starts_with("my.toml:4:12: unknown variant `batch`, expected one of `none`, `frozen`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_norm_without_its_numbers_says_which() {
+    let message = parse_error(&SMALL.replace("\"bn\"", "{ kind = \"cbn\", window = 4 }"));
+    assert!(message.starts_with("my.toml:4:12: missing field `burn_in`"), "{message}");
+}
+
+#[test]
+fn a_length_is_in_epochs_or_in_iterations() {
+    let message = parse_error(&SMALL.replace("epochs = 2", "epoch = 2"));
+    assert!(
+        message.starts_with("my.toml:8:12: unknown variant `epoch`, expected `epochs` or `iterations`"),
+        "{message}"
+    );
+    let message = parse_error(&SMALL.replace("epochs = 2", "epochs = 2, iterations = 5"));
+    assert!(message.starts_with("my.toml:8:10: "), "{message}");
+}
+
+#[test]
+fn overrides_reach_any_key_and_may_add_sections() {
+    let recipe = load(
+        "shapes_mask_rcnn_r18_cbn.toml",
+        &["train.learning_rate=1", "norm.neck=bn", "train.length={ iterations = 7 }", "data.num_workers=0"],
+    )
+    .unwrap();
+    let plan = resolve(&recipe, COCO).unwrap();
+    assert_eq!(plan.train.schedule.base_learning_rate, 1.0);
+    assert_eq!(plan.train.num_iterations, 7);
+    assert_eq!(plan.train_loader.num_workers, 0);
+}
+
+#[test]
+fn an_override_of_a_wrong_type_is_refused() {
+    let message = load("shapes_mask_rcnn_r18_cbn.toml", &["train.batch_size=four"]).unwrap_err().to_string();
+    assert!(
+        message.starts_with("--set train.batch_size=four: invalid type: string \"four\", expected usize"),
+        "{message}"
+    );
+}
+
+#[test]
+fn an_override_of_an_unknown_key_is_refused() {
+    let message = load("shapes_mask_rcnn_r18_cbn.toml", &["train.lr=0.1"]).unwrap_err().to_string();
+    assert!(message.starts_with("--set train.lr=0.1: unknown field `lr`, expected one of `length`"), "{message}");
+}
+
+#[test]
+fn a_mask_norm_without_a_mask_head_is_refused() {
+    let message = plan("faster_rcnn_r50_gn.toml", &["norm.mask_head=bn"]).unwrap_err().to_string();
+    assert_eq!(message, "norm.mask_head is given, but there is no [model.mask_head]");
+}
+
+#[test]
+fn values_that_no_run_can_use_are_refused() {
+    let refused = |assignment: &str| plan("shapes_mask_rcnn_r18_cbn.toml", &[assignment]).unwrap_err().to_string();
+    assert_eq!(refused("train.learning_rate=-1"), "train.learning_rate is -1, it must be above 0");
+    assert_eq!(refused("train.batch_size=0"), "train.batch_size is 0, it must be at least 1");
+    assert_eq!(refused("train.length={ epochs = 0 }"), "train.length is 0, it must be at least 1");
+    assert_eq!(
+        refused("train.drops={ iterations = [5, 5] }"),
+        "train.drops is [5, 5] (iterations), each must come after the one before"
+    );
+    assert_eq!(refused("model.rpn.nms_threshold=1.5"), "model.rpn.nms_threshold is 1.5, it must lie between 0 and 1");
+    assert_eq!(refused("data.transform.max_side_px=0"), "data: max_side_px is 0: must be positive");
+}
+
+#[test]
+fn a_recipe_that_is_not_there_is_named() {
+    let message = load("no_such.toml", &[]).unwrap_err().to_string();
+    assert!(message.starts_with("cannot read recipe ") && message.contains("no_such.toml"), "{message}");
+}
