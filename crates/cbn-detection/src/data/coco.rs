@@ -210,8 +210,7 @@ fn usable_annotation(
     let xywh = annotation.bbox.ok_or(Finding::NoBox { image, annotation: id })?;
     let sides = [("width", Some(xywh[2])), ("height", Some(xywh[3])), ("area", annotation.area)];
     for (what, value) in sides {
-        // Written so that NaN is refused as well.
-        if let Some(value) = value.filter(|&value| !(value > 0.0)) {
+        if let Some(value) = value.filter(|value| value.is_nan() || *value <= 0.0) {
             return Err(Finding::ZeroArea { image, annotation: id, what, value });
         }
     }

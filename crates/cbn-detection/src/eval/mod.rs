@@ -1,1 +1,18 @@
 //! From detections to COCO numbers and reports.
+//!
+//! [`collect`] brings detections back to original pixels, [`evaluate`] scores them against a [`GroundTruth`],
+//! [`score_table`] and [`class_table`] print the result.
+
+mod coco;
+mod collect;
+mod error;
+mod paste_masks;
+mod report;
+mod results;
+
+pub use coco::{ClassAp, EvalConfig, GroundTruth, IouType, Summary, evaluate};
+pub use collect::collect;
+pub use error::EvalError;
+pub use paste_masks::paste_mask;
+pub use report::{class_table, score_table};
+pub use results::{CocoDetection, mask_to_rle, read_results, write_results};
