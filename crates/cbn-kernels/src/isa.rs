@@ -58,10 +58,6 @@ impl Kernels {
         Self { isa }
     }
 
-    pub(crate) fn detect() -> Self {
-        Self::new(Isa::detect())
-    }
-
     pub(crate) fn isa(self) -> Isa {
         self.isa
     }
@@ -103,6 +99,7 @@ impl Target for Portable {
 macro_rules! per_isa {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
         $(#[$meta])*
+        #[allow(clippy::too_many_arguments, reason = "the kernels come on top of the body's arguments")]
         $vis fn $name(kernels: $crate::isa::Kernels, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]

@@ -5,7 +5,23 @@
 
 pub mod conv;
 mod isa;
+mod map_shape;
+mod moments;
+mod nms;
+mod paste;
+mod pool;
+pub mod roi_align;
 mod scratch;
+mod upsample_add;
+mod window_sums;
 
 pub use self::conv::{ConvShape, Epilogue, conv2d_backward_input, conv2d_backward_weight, conv2d_forward};
 pub use self::isa::Isa;
+pub use self::map_shape::MapShape;
+pub use self::moments::{affine, affine_in_place, channel_moments, norm_backward_apply, norm_backward_sums};
+pub use self::nms::{nms, nms_reference};
+pub use self::paste::{MaskSampling, paste_mask};
+pub use self::pool::MaxPool;
+pub use self::roi_align::{Roi, RoiAlign};
+pub use self::upsample_add::{upsample_add, upsample_add_backward};
+pub use self::window_sums::{mean_patch, mean_patch_reference};

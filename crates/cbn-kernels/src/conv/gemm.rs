@@ -120,7 +120,7 @@ impl Task<'_> {
                 });
                 let rows: Vec<&[f32]> = rows.collect();
                 let packed = &packed[group * group_len..(group + 1) * group_len];
-                self.multiply_block(&rows, &segment_lens, packed, group, pixels, y);
+                self.multiply_block((&rows, &segment_lens), packed, group, pixels, y);
             }
         });
     }
@@ -181,11 +181,10 @@ impl Task<'_> {
         }
     }
 
-    /// `rows` is `[segment][pixel]`; writes the group's channels of the pixels.
+    /// Writes the group's channels of the pixels, from their rows `[segment][pixel]` and the lengths of those.
     fn multiply_block(
         &self,
-        rows: &[&[f32]],
-        segment_lens: &[usize],
+        (rows, segment_lens): (&[&[f32]], &[usize]),
         packed: &[f32],
         group: usize,
         pixels: &[Pixel],

@@ -31,6 +31,14 @@ per_isa! {
     ) = multiply_transposed_body
 }
 
+/// The columns of a panel that one pass computes: V registers from `column` on.
+#[derive(Clone, Copy)]
+struct Right<'a> {
+    panel: &'a [f32],
+    width: usize,
+    column: usize,
+}
+
 #[inline(always)]
 fn multiply_rows_body<T: Target>(
     rows: &[&[f32]],
@@ -40,55 +48,50 @@ fn multiply_rows_body<T: Target>(
     tile: &mut [f32],
     accumulate: bool,
 ) {
+    let right = Right { panel, width, column: 0 };
     match (T::IS_WIDE, width) {
-        (true, 64) => row_blocks::<T, 6, 4>(rows, skip, panel, width, 0, tile, accumulate),
-        (true, 48) => row_blocks::<T, 6, 3>(rows, skip, panel, width, 0, tile, accumulate),
-        (true, 32) => row_blocks::<T, 6, 2>(rows, skip, panel, width, 0, tile, accumulate),
+        (true, 64) => row_blocks::<T, 6, 4>(rows, skip, right, tile, accumulate),
+        (true, 48) => row_blocks::<T, 6, 3>(rows, skip, right, tile, accumulate),
+        (true, 32) => row_blocks::<T, 6, 2>(rows, skip, right, tile, accumulate),
         _ => {
             for column in (0..width).step_by(LANES) {
+                let right = Right { column, ..right };
                 if T::HAS_FMA {
-                    row_blocks::<T, 6, 1>(rows, skip, panel, width, column, tile, accumulate);
+                    row_blocks::<T, 6, 1>(rows, skip, right, tile, accumulate);
                 } else {
-                    row_blocks::<T, 2, 1>(rows, skip, panel, width, column, tile, accumulate);
+                    row_blocks::<T, 2, 1>(rows, skip, right, tile, accumulate);
                 }
             }
         }
     }
 }
 
-/// All rows against columns `column .. column + V * LANES`, R rows at a time.
+/// All rows against V registers of columns, R rows at a time.
 #[inline(always)]
 fn row_blocks<T: Target, const R: usize, const V: usize>(
     rows: &[&[f32]],
     skip: usize,
-    panel: &[f32],
-    width: usize,
-    column: usize,
+    right: Right<'_>,
     tile: &mut [f32],
     accumulate: bool,
 ) {
-    let depth = panel.len() / width;
-    for (block, tile) in rows.chunks(R).zip(tile.chunks_mut(R * width)) {
+    let depth = right.panel.len() / right.width;
+    for (block, tile) in rows.chunks(R).zip(tile.chunks_mut(R * right.width)) {
         // A short last block repeats its last row; the repeats are not stored.
         let left: [&[f32]; R] = std::array::from_fn(|r| &block[r.min(block.len() - 1)][skip..skip + depth]);
-        let sums = row_block::<T, R, V>(left, panel, width, column);
-        store(&sums, block.len(), width, column, tile, accumulate);
+        let sums = row_block::<T, R, V>(left, right);
+        store(&sums, right, tile, accumulate);
     }
 }
 
 #[inline(always)]
-fn row_block<T: Target, const R: usize, const V: usize>(
-    left: [&[f32]; R],
-    panel: &[f32],
-    width: usize,
-    column: usize,
-) -> [[[f32; LANES]; V]; R] {
+fn row_block<T: Target, const R: usize, const V: usize>(left: [&[f32]; R], right: Right<'_>) -> [[[f32; LANES]; V]; R] {
     let mut sums = [[[0.0; LANES]; V]; R];
     let depth = left[0].len();
-    for (k, right) in panel.chunks_exact(width).take(depth).enumerate() {
-        let right = load::<V>(right, column);
+    for (k, row) in right.panel.chunks_exact(right.width).take(depth).enumerate() {
+        let row = load::<V>(row, right.column);
         for r in 0..R {
-            fused_multiply_add::<T, V>(&mut sums[r], left[r][k], &right);
+            fused_multiply_add::<T, V>(&mut sums[r], left[r][k], &row);
         }
     }
     sums
@@ -96,16 +99,18 @@ fn row_block<T: Target, const R: usize, const V: usize>(
 
 #[inline(always)]
 fn multiply_transposed_body<T: Target>(left: &[f32], stride: usize, panel: &[f32], width: usize, tile: &mut [f32]) {
+    let right = Right { panel, width, column: 0 };
     match (T::IS_WIDE, width) {
-        (true, 64) => transposed_blocks::<T, 6, 4>(left, stride, panel, width, 0, tile),
-        (true, 48) => transposed_blocks::<T, 6, 3>(left, stride, panel, width, 0, tile),
-        (true, 32) => transposed_blocks::<T, 6, 2>(left, stride, panel, width, 0, tile),
+        (true, 64) => transposed_blocks::<T, 6, 4>(left, stride, right, tile),
+        (true, 48) => transposed_blocks::<T, 6, 3>(left, stride, right, tile),
+        (true, 32) => transposed_blocks::<T, 6, 2>(left, stride, right, tile),
         _ => {
             for column in (0..width).step_by(LANES) {
+                let right = Right { column, ..right };
                 if T::HAS_FMA {
-                    transposed_blocks::<T, 6, 1>(left, stride, panel, width, column, tile);
+                    transposed_blocks::<T, 6, 1>(left, stride, right, tile);
                 } else {
-                    transposed_blocks::<T, 2, 1>(left, stride, panel, width, column, tile);
+                    transposed_blocks::<T, 2, 1>(left, stride, right, tile);
                 }
             }
         }
@@ -116,21 +121,19 @@ fn multiply_transposed_body<T: Target>(left: &[f32], stride: usize, panel: &[f32
 fn transposed_blocks<T: Target, const R: usize, const V: usize>(
     left: &[f32],
     stride: usize,
-    panel: &[f32],
-    width: usize,
-    column: usize,
+    right: Right<'_>,
     tile: &mut [f32],
 ) {
-    for (block, tile) in tile.chunks_mut(R * width).enumerate() {
+    for (block, tile) in tile.chunks_mut(R * right.width).enumerate() {
         let mut sums = [[[0.0; LANES]; V]; R];
-        for (left, right) in left.chunks_exact(stride).zip(panel.chunks_exact(width)) {
+        for (left, row) in left.chunks_exact(stride).zip(right.panel.chunks_exact(right.width)) {
             let left = &left[block * R..block * R + R];
-            let right = load::<V>(right, column);
+            let row = load::<V>(row, right.column);
             for r in 0..R {
-                fused_multiply_add::<T, V>(&mut sums[r], left[r], &right);
+                fused_multiply_add::<T, V>(&mut sums[r], left[r], &row);
             }
         }
-        store(&sums, tile.len() / width, width, column, tile, true);
+        store(&sums, right, tile, true);
     }
 }
 
@@ -156,14 +159,13 @@ fn fused_multiply_add<T: Target, const V: usize>(sums: &mut [[f32; LANES]; V], l
 #[inline(always)]
 fn store<const R: usize, const V: usize>(
     sums: &[[[f32; LANES]; V]; R],
-    valid_rows: usize,
-    width: usize,
-    column: usize,
+    right: Right<'_>,
     tile: &mut [f32],
     accumulate: bool,
 ) {
-    for (sums, tile) in sums.iter().zip(tile.chunks_exact_mut(width)).take(valid_rows) {
-        let tile = &mut tile[column..column + V * LANES];
+    // As many rows as the tile has: the last block may be short.
+    for (sums, tile) in sums.iter().zip(tile.chunks_exact_mut(right.width)) {
+        let tile = &mut tile[right.column..right.column + V * LANES];
         for (sums, tile) in sums.iter().zip(tile.chunks_exact_mut(LANES)) {
             for (sum, out) in sums.iter().zip(tile) {
                 *out = if accumulate { *out + sum } else { *sum };

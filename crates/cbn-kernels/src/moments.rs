@@ -1,0 +1,182 @@
+//! What a norm needs of a map: per-channel sums, and per-channel affine functions, each in one pass over memory.
+//!
+//! Maps are channels-last: any length that is a multiple of `channels`. Sums are taken in `f32` over 64 pixels at a time and
+//! in `f64` from there on, over ranges of pixels that depend on the length only, so that the number of threads changes no bit.
+
+use rayon::prelude::*;
+
+use crate::isa::{Isa, Kernels, Target, per_isa};
+
+/// Pixels summed in `f32`: relative error of a few 1e-7 at most, also for sums of equal signs.
+const BLOCK: usize = 64;
+/// Most ranges that are summed on their own.
+const RANGES: usize = 64;
+
+/// Per channel, the mean and the mean of squares.
+///
+/// The biased variance is `mean_of_squares - mean^2`.
+///
+/// # Panics
+///
+/// If `channels` is zero or does not divide the length.
+pub fn channel_moments(y: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
+    let pixels = y.len() as f64 / channels as f64;
+    let (sums, sums_of_squares) = product_sums(y, y, channels);
+    let mean = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / pixels) as f32).collect();
+    (mean(sums), mean(sums_of_squares))
+}
+
+/// Per channel, the sums of `grad` and of `grad * y`: what the gradient of a norm needs.
+///
+/// # Panics
+///
+/// If the lengths differ, or `channels` is zero or does not divide them.
+pub fn norm_backward_sums(y: &[f32], grad: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
+    let narrow = |sums: Vec<f64>| sums.into_iter().map(|sum| sum as f32).collect();
+    let (sums, products) = product_sums(grad, y, channels);
+    (narrow(sums), narrow(products))
+}
+
+/// `out = scale * x + shift` per channel, negative results zero if `relu`.
+///
+/// # Panics
+///
+/// If the lengths do not fit.
+pub fn affine(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "input and output have one shape");
+    let kernels = Kernels::new(Isa::detect());
+    for_each_part(scale, shift, out, |start, out| {
+        affine_part(kernels, &x[start..start + out.len()], scale, shift, relu, out);
+    });
+}
+
+/// `y = scale * y + shift` per channel, negative results zero if `relu`.
+///
+/// # Panics
+///
+/// If the lengths do not fit.
+pub fn affine_in_place(y: &mut [f32], scale: &[f32], shift: &[f32], relu: bool) {
+    let kernels = Kernels::new(Isa::detect());
+    for_each_part(scale, shift, y, |_, y| affine_part_in_place(kernels, scale, shift, relu, y));
+}
+
+/// `out = of_grad * grad + of_y * y + constant` per channel: the gradient of a norm with regard to its input.
+///
+/// # Panics
+///
+/// If the lengths do not fit.
+pub fn norm_backward_apply(y: &[f32], grad: &[f32], [of_grad, of_y, constant]: [&[f32]; 3], out: &mut [f32]) {
+    assert_eq!([y.len(), grad.len()], [out.len(); 2], "both inputs have the shape of the output");
+    assert_eq!(of_y.len(), of_grad.len(), "one factor per channel");
+    let kernels = Kernels::new(Isa::detect());
+    for_each_part(of_grad, constant, out, |start, out| {
+        let part = start..start + out.len();
+        combine_part(kernels, &y[part.clone()], &grad[part], [of_grad, of_y, constant], out);
+    });
+}
+
+/// Splits `out` into parts of whole pixels, with the index that each starts at.
+fn for_each_part(scale: &[f32], shift: &[f32], out: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync) {
+    /// Elements of a part: 256 KiB.
+    const PART: usize = 64 * 1024;
+    let channels = scale.len();
+    assert_eq!(shift.len(), channels, "one scale and one shift per channel");
+    if out.is_empty() {
+        return;
+    }
+    assert!(channels > 0 && out.len().is_multiple_of(channels), "{} is a multiple of {channels} channels", out.len());
+    let part = (PART / channels).max(1) * channels;
+    out.par_chunks_mut(part).enumerate().for_each(|(i, out)| work(i * part, out));
+}
+
+/// Per channel, the sums of `a` and of `a * b`.
+fn product_sums(a: &[f32], b: &[f32], channels: usize) -> (Vec<f64>, Vec<f64>) {
+    assert_eq!(a.len(), b.len(), "both maps have one shape");
+    assert!(channels > 0 && a.len().is_multiple_of(channels), "{} is a multiple of {channels} channels", a.len());
+    let kernels = Kernels::new(Isa::detect());
+    let range = (a.len() / channels).div_ceil(RANGES).next_multiple_of(BLOCK).max(BLOCK) * channels;
+    let parts = a.par_chunks(range).zip(b.par_chunks(range)).map(|(a, b)| {
+        let mut sums = vec![0.0; 2 * channels];
+        add_products(kernels, a, b, &mut sums);
+        sums
+    });
+    let mut totals = vec![0.0; 2 * channels];
+    for part in parts.collect::<Vec<Vec<f64>>>() {
+        for (total, sum) in totals.iter_mut().zip(part) {
+            *total += sum;
+        }
+    }
+    let products = totals.split_off(channels);
+    (totals, products)
+}
+
+per_isa! {
+    /// Adds to `sums[0]` the sums of `a`, to `sums[1]` those of `a * b`; `sums` is `[2][channels]`.
+    fn add_products(a: &[f32], b: &[f32], sums: &mut [f64]) = add_products_body
+}
+
+per_isa! {
+    fn affine_part(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f32]) = affine_part_body
+}
+
+per_isa! {
+    fn affine_part_in_place(scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32]) = affine_part_in_place_body
+}
+
+per_isa! {
+    fn combine_part(y: &[f32], grad: &[f32], factors: [&[f32]; 3], out: &mut [f32]) = combine_part_body
+}
+
+#[inline(always)]
+fn add_products_body<T: Target>(a: &[f32], b: &[f32], sums: &mut [f64]) {
+    let channels = sums.len() / 2;
+    let mut block_sums = vec![0.0_f32; 2 * channels];
+    for (a, b) in a.chunks(BLOCK * channels).zip(b.chunks(BLOCK * channels)) {
+        block_sums.fill(0.0);
+        let (firsts, products) = block_sums.split_at_mut(channels);
+        for (a, b) in a.chunks_exact(channels).zip(b.chunks_exact(channels)) {
+            for (((a, b), first), product) in a.iter().zip(b).zip(&mut *firsts).zip(&mut *products) {
+                *first += a;
+                *product = T::mul_add(*a, *b, *product);
+            }
+        }
+        for (sum, block) in sums.iter_mut().zip(&block_sums) {
+            *sum += f64::from(*block);
+        }
+    }
+}
+
+#[inline(always)]
+fn relu_if(relu: bool, value: f32) -> f32 {
+    if relu && value < 0.0 { 0.0 } else { value }
+}
+
+#[inline(always)]
+fn affine_part_body<T: Target>(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f32]) {
+    for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
+        for (((x, scale), shift), out) in x.iter().zip(scale).zip(shift).zip(out) {
+            *out = relu_if(relu, T::mul_add(*x, *scale, *shift));
+        }
+    }
+}
+
+#[inline(always)]
+fn affine_part_in_place_body<T: Target>(scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32]) {
+    for y in y.chunks_exact_mut(scale.len()) {
+        for ((y, scale), shift) in y.iter_mut().zip(scale).zip(shift) {
+            *y = relu_if(relu, T::mul_add(*y, *scale, *shift));
+        }
+    }
+}
+
+#[inline(always)]
+fn combine_part_body<T: Target>(y: &[f32], grad: &[f32], [of_grad, of_y, constant]: [&[f32]; 3], out: &mut [f32]) {
+    let channels = of_grad.len();
+    let pixels = y.chunks_exact(channels).zip(grad.chunks_exact(channels)).zip(out.chunks_exact_mut(channels));
+    for ((y, grad), out) in pixels {
+        let factors = of_grad.iter().zip(of_y).zip(constant);
+        for (((y, grad), out), ((of_grad, of_y), constant)) in y.iter().zip(grad).zip(out).zip(factors) {
+            *out = T::mul_add(*of_grad, *grad, T::mul_add(*of_y, *y, *constant));
+        }
+    }
+}
