@@ -24,10 +24,18 @@ fn widen(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
 
-fn relative_l2(values: &[f32], truth: &[f64]) -> f64 {
+/// The L2 norm of the error, relative to `size`.
+fn relative_l2(values: &[f32], truth: &[f64], size: f64) -> f64 {
     let error: f64 = values.iter().zip(truth).map(|(&value, truth)| (f64::from(value) - truth).powi(2)).sum();
-    let norm: f64 = truth.iter().map(|truth| truth * truth).sum();
-    if error == 0.0 { 0.0 } else { (error / norm).sqrt() }
+    if error == 0.0 { 0.0 } else { error.sqrt() / size }
+}
+
+fn l2(values: &[f64]) -> f64 {
+    values.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+fn squares(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|value| value * value).collect()
 }
 
 fn methods(shape: &ConvShape) -> Vec<Method> {
@@ -59,13 +67,23 @@ fn check(shape: &ConvShape) {
         reference::conv2d_backward_input(shape, &grad_y, &weight),
         reference::conv2d_backward_weight(shape, &x, &grad_y),
     ];
+    // What the norm of a sum of products of independent signs is on average. The norm itself can be next to nothing where
+    // there is one result and its terms cancel.
+    let (x, weight, grad_y) = (squares(&x), squares(&weight), squares(&grad_y));
+    let sizes = [
+        reference::conv2d_forward(shape, &x, &weight),
+        reference::conv2d_backward_input(shape, &grad_y, &weight),
+        reference::conv2d_backward_weight(shape, &x, &grad_y),
+    ];
+    let sizes = sizes.map(|squares| squares.iter().sum::<f64>().sqrt());
     for method in methods(shape) {
         let tolerance = match method.algorithm {
             Algorithm::Gemm => GEMM_TOLERANCE,
             Algorithm::Winograd => WINOGRAD_TOLERANCE,
         };
-        for ((result, truth), what) in run(method, shape).iter().zip(&truth).zip(["y", "grad_x", "grad_weight"]) {
-            let error = relative_l2(result, truth);
+        let results = run(method, shape);
+        for (i, what) in ["y", "grad_x", "grad_weight"].into_iter().enumerate() {
+            let error = relative_l2(&results[i], &truth[i], sizes[i]);
             assert!(error <= tolerance, "{what} of {shape:?} by {method:?}: relative error {error:e}");
         }
     }
@@ -146,7 +164,7 @@ fn epilogue_scales_shifts_adds_and_clips() {
         for method in methods(&shape) {
             let mut y = vec![7.0; shape.output_len()];
             method.forward(&shape, &x, &weight, &epilogue, &mut y);
-            let error = relative_l2(&y, &truth);
+            let error = relative_l2(&y, &truth, l2(&truth));
             assert!(error <= WINOGRAD_TOLERANCE, "{shape:?} by {method:?}: relative error {error:e}");
         }
     }

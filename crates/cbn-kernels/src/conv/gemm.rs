@@ -20,7 +20,7 @@ const DEPTH: usize = 256;
 /// Runs the plan: `y` = the plan's sums, finished by `epilogue`.
 pub(crate) fn run(kernels: Kernels, plan: &Plan, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
     with_scratch(plan.packed_len(), |packed| {
-        plan.pack(weight, packed);
+        plan.pack(kernels, weight, packed);
         let channels = plan.target[2];
         let pixels_per_task = pixels_per_task(y.len() / channels, plan.phases.len());
         y.par_chunks_mut(pixels_per_task * channels).enumerate().for_each(|(i, y)| {

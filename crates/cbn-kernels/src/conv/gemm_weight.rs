@@ -18,11 +18,11 @@ const TERMS: usize = 384;
 /// Tasks to have at least, if the map is large enough.
 const TASKS: usize = 16;
 
-/// A run of neighbouring input channels of one tap of one group.
+/// A run of what kernel row `row` reads, `[kw][C / groups]`: neighbours in memory.
 #[derive(Clone, Copy)]
 struct Term {
-    tap: usize,
-    first_channel: usize,
+    row: usize,
+    first: usize,
     count: usize,
 }
 
@@ -51,24 +51,23 @@ fn run_group(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32], gro
     });
 }
 
-/// All (tap, channel) pairs, at most [`TERMS`] in each range.
+/// All terms, at most [`TERMS`] in each range.
 fn ranges(shape: &ConvShape) -> Vec<Vec<Term>> {
-    let mut ranges: Vec<Vec<Term>> = vec![Vec::new()];
-    let mut used = 0;
-    for tap in 0..shape.taps() {
-        let mut first_channel = 0;
-        while first_channel < shape.group_in() {
-            if used == TERMS {
-                ranges.push(Vec::new());
-                used = 0;
-            }
-            let count = (shape.group_in() - first_channel).min(TERMS - used);
-            if let Some(range) = ranges.last_mut() {
-                range.push(Term { tap, first_channel, count });
-            }
-            used += count;
-            first_channel += count;
+    let row_len = shape.kernel[1] * shape.group_in();
+    // Taps are neighbours only if all channels between them are read.
+    let run_len = if shape.groups == 1 && shape.dilation[1] == 1 { row_len } else { shape.group_in() };
+    let total = shape.kernel[0] * row_len;
+    let range_len = total.div_ceil(total.div_ceil(TERMS)).next_multiple_of(ROWS);
+    let mut ranges: Vec<Vec<Term>> = Vec::new();
+    for start in (0..total).step_by(range_len) {
+        let mut range = Vec::new();
+        let (mut at, end) = (start, (start + range_len).min(total));
+        while at < end {
+            let count = (end - at).min(run_len - at % run_len);
+            range.push(Term { row: at / row_len, first: at % row_len, count });
+            at += count;
         }
+        ranges.push(range);
     }
     ranges
 }
@@ -85,8 +84,10 @@ fn add_slabs(shape: &ConvShape, ranges: &[Vec<Term>], parts: &[&[f32]], slabs: u
         let slab_len = part.len() / slabs;
         let mut at = first * TERMS + (k - first);
         for term in range {
-            for c in term.first_channel..term.first_channel + term.count {
-                row[c * shape.taps() + term.tap] = (0..slabs).map(|slab| part[slab * slab_len + at]).sum();
+            for u in term.first..term.first + term.count {
+                let (s, c) = (u / shape.group_in(), u % shape.group_in());
+                let tap = term.row * shape.kernel[1] + s;
+                row[c * shape.taps() + tap] = (0..slabs).map(|slab| part[slab * slab_len + at]).sum();
                 at += width;
             }
         }
@@ -135,24 +136,36 @@ impl Task<'_> {
     fn gather(&self, start: usize, left: &mut [f32], stride: usize) {
         let shape = self.shape;
         let (out_height, out_width) = (shape.out_height(), shape.out_width());
-        let first_channel = self.group * shape.group_in();
+        let row_len = (shape.in_width * shape.in_channels) as isize;
+        // Where each term starts, from the pixel that the first tap reads.
+        let offset = |term: &Term| {
+            let (s, c) = (term.first / shape.group_in(), term.first % shape.group_in());
+            s * shape.dilation[1] * shape.in_channels + self.group * shape.group_in() + c
+        };
+        let offsets: Vec<isize> = self.range.iter().map(|term| offset(term) as isize).collect();
         for (i, row) in left.chunks_exact_mut(stride).enumerate() {
             let pixel = start + i;
             let (image, oy, ox) = (pixel / (out_height * out_width), pixel / out_width % out_height, pixel % out_width);
+            let x = (ox * shape.stride[1]) as isize - shape.padding[1] as isize;
             let mut rest = row;
-            for term in self.range {
+            for (term, offset) in self.range.iter().zip(&offsets) {
                 let (copy, tail) = rest.split_at_mut(term.count);
                 rest = tail;
-                let [r, s] = [term.tap / shape.kernel[1], term.tap % shape.kernel[1]];
-                let y = (oy * shape.stride[0] + r * shape.dilation[0]).checked_sub(shape.padding[0]);
-                let x = (ox * shape.stride[1] + s * shape.dilation[1]).checked_sub(shape.padding[1]);
-                match (y, x) {
-                    (Some(y), Some(x)) if y < shape.in_height && x < shape.in_width => {
-                        let at = (image * shape.in_height + y) * shape.in_width + x;
-                        let at = at * shape.in_channels + first_channel + term.first_channel;
-                        copy.copy_from_slice(&self.x[at..at + term.count]);
-                    }
-                    _ => copy.fill(0.0),
+                let y = (oy * shape.stride[0] + term.row * shape.dilation[0]).wrapping_sub(shape.padding[0]);
+                if y >= shape.in_height {
+                    copy.fill(0.0);
+                    continue;
+                }
+                // The part that is on the map's row; a run ends where a pixel ends, so zeros are whole pixels.
+                let at = x * shape.in_channels as isize + offset;
+                let low = (-at).clamp(0, term.count as isize);
+                let high = (row_len - at).clamp(low, term.count as isize);
+                let source = (image * shape.in_height + y) as isize * row_len + at;
+                copy[..low as usize].fill(0.0);
+                copy[high as usize..].fill(0.0);
+                if low < high {
+                    let part = &self.x[(source + low) as usize..(source + high) as usize];
+                    copy[low as usize..high as usize].copy_from_slice(part);
                 }
             }
         }

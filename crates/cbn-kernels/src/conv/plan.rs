@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::ConvShape;
 use super::microkernel::{LANES, PANEL, panel_width, panels_len};
+use crate::isa::{Kernels, Target, per_isa};
 
 /// Neighbouring pixels of one source row.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +101,7 @@ impl Plan {
     }
 
     /// Reorders the weight to panels `[phase][group][panel][depth][width]`; the columns that pad a panel are zero.
-    pub(crate) fn pack(&self, weight: &[f32], packed: &mut [f32]) {
+    pub(crate) fn pack(&self, kernels: Kernels, weight: &[f32], packed: &mut [f32]) {
         let group_weight_len = weight.len() / self.groups;
         let mut rest = packed;
         for phase in self.phases.iter().filter(|phase| !phase.taps.is_empty()) {
@@ -109,24 +110,53 @@ impl Plan {
                 let (group, tail) = rest.split_at_mut(panels_len(self.group_target(), depth));
                 rest = tail;
                 let panels = group.par_chunks_mut(PANEL * depth).enumerate();
-                panels.for_each(|(i, panel)| self.pack_panel(phase, weight, i * PANEL, panel));
+                panels.for_each(|(i, panel)| {
+                    let width = panel_width(self.group_target(), i * PANEL);
+                    let valid = width.min(self.group_target() - i * PANEL);
+                    let weight = &weight[i * PANEL * self.weight_strides[0]..];
+                    pack_panel(kernels, weight, self.weight_strides, &phase.taps, width, valid, panel);
+                });
             }
         }
     }
+}
 
-    fn pack_panel(&self, phase: &Phase, weight: &[f32], first: usize, panel: &mut [f32]) {
-        let width = panel_width(self.group_target(), first);
-        let valid = (self.group_target() - first).min(width);
-        let [target_stride, source_stride] = self.weight_strides;
-        for source in 0..self.group_source() {
-            for (i, tap) in phase.taps.iter().enumerate() {
-                let row = i * self.group_source() + source;
-                let row = &mut panel[row * width..(row + 1) * width];
-                let start = first * target_stride + source * source_stride + tap;
-                for (out, value) in row.iter_mut().zip(weight[start..].iter().step_by(target_stride)).take(valid) {
-                    *out = *value;
+per_isa! {
+    /// Packs the panel of `valid` target channels from the first of `weight` on; `strides` as in [`Plan::weight_strides`].
+    fn pack_panel(
+        weight: &[f32], strides: [usize; 2], taps: &[usize], width: usize, valid: usize, panel: &mut [f32],
+    ) = pack_panel_body
+}
+
+/// Sixteen columns at a time: their weights are that many streams of memory, which the first-level cache holds also where
+/// the distance between them is a power of two.
+#[inline(always)]
+fn pack_panel_body<T: Target>(
+    weight: &[f32],
+    [target_stride, source_stride]: [usize; 2],
+    taps: &[usize],
+    width: usize,
+    valid: usize,
+    panel: &mut [f32],
+) {
+    let sources = panel.len() / (width * taps.len());
+    for column in (0..width).step_by(LANES) {
+        let count = LANES.min(valid.saturating_sub(column));
+        for source in 0..sources {
+            for (i, tap) in taps.iter().enumerate() {
+                let row = &mut panel[(i * sources + source) * width + column..][..LANES];
+                let start = column * target_stride + source * source_stride + tap;
+                if count == LANES {
+                    let weight = &weight[start..start + (LANES - 1) * target_stride + 1];
+                    for (lane, out) in row.iter_mut().enumerate() {
+                        *out = weight[lane * target_stride];
+                    }
+                } else {
+                    row.fill(0.0);
+                    for (lane, out) in row[..count].iter_mut().enumerate() {
+                        *out = weight[start + lane * target_stride];
+                    }
                 }
-                row[valid..].fill(0.0);
             }
         }
     }

@@ -18,7 +18,17 @@ pub(super) enum Direction {
     Backward,
 }
 
-/// `U` as panels `[K / 64][36][C][width]`, where K are the channels that are computed.
+/// Floats between the frequencies of a panel of `U`: padded, or the 36 stores of a filter would fall on few cache sets.
+pub(super) fn u_stride(source: usize, width: usize) -> usize {
+    source * width + LANES
+}
+
+/// Floats of `U`.
+pub(super) fn u_len(source: usize, target: usize) -> usize {
+    (0..target).step_by(PANEL).map(|first| FREQUENCIES * u_stride(source, panel_width(target, first))).sum()
+}
+
+/// `U` as panels `[K / 64][36][C][width]`, where K are the channels that are computed; [`u_stride`] between frequencies.
 pub(super) fn transform_weight(
     kernels: Kernels,
     weight: &[f32],
@@ -27,7 +37,7 @@ pub(super) fn transform_weight(
     u: &mut [f32],
 ) {
     let [source, target] = channels;
-    u.par_chunks_mut(FREQUENCIES * source * PANEL).enumerate().for_each(|(i, panel)| {
+    u.par_chunks_mut(FREQUENCIES * u_stride(source, PANEL)).enumerate().for_each(|(i, panel)| {
         transform_panel(kernels, weight, [source, target], direction, i * PANEL, panel);
     });
 }
@@ -67,7 +77,7 @@ fn transform_panel_body<T: Target>(
                 }
             }
             for (f, lanes) in both_ways(square, filter).into_iter().flatten().enumerate() {
-                lanes.store(&mut panel[(f * source + s) * width + column..][..LANES]);
+                lanes.store(&mut panel[f * u_stride(source, width) + s * width + column..][..LANES]);
             }
         }
     }

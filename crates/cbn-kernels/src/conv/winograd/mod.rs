@@ -16,13 +16,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::filter::{Direction, transform_weight};
+use self::filter::{Direction, transform_weight, u_len, u_stride};
 pub(crate) use self::tiles::tile_count;
 use self::tiles::{FREQUENCIES, Map, Strides, Tiling, transform_inputs, transform_outputs};
 pub(crate) use self::weight_gradient::run as backward_weight;
 use super::ConvShape;
 use super::epilogue::Epilogue;
-use super::microkernel::{LANES, PANEL, multiply_rows, panel_width, panels_len};
+use super::microkernel::{LANES, PANEL, multiply_rows, panel_width};
 use crate::isa::Kernels;
 use crate::scratch::with_scratch;
 
@@ -69,7 +69,7 @@ fn run(
 ) {
     let source = map.channels;
     let target = weight.len() / (9 * source);
-    with_scratch(panels_len(target, source) * FREQUENCIES, |u| {
+    with_scratch(u_len(source, target), |u| {
         transform_weight(kernels, weight, [source, target], direction, u);
         let u = &*u;
         let mut tasks = Vec::new();
@@ -133,10 +133,18 @@ impl Task<'_> {
             for first in (0..self.target).step_by(PANEL) {
                 let width = panel_width(self.target, first);
                 let m_strides = Strides { frequency: m.len() / FREQUENCIES, tile: width };
-                let panel = &self.u[first * source * FREQUENCIES..];
-                let frequencies = rows.chunks_exact(tiles.len()).zip(panel.chunks_exact(source * width));
+                let panel = &self.u[first / PANEL * FREQUENCIES * u_stride(source, PANEL)..];
+                let frequencies = rows.chunks_exact(tiles.len()).zip(panel.chunks_exact(u_stride(source, width)));
                 for ((rows, u), m) in frequencies.zip(m.chunks_exact_mut(m_strides.frequency)) {
-                    multiply_rows(self.kernels, rows, 0, u, width, &mut m[..tiles.len() * width], false);
+                    multiply_rows(
+                        self.kernels,
+                        rows,
+                        0,
+                        &u[..source * width],
+                        width,
+                        &mut m[..tiles.len() * width],
+                        false,
+                    );
                 }
                 let channels = (first, width.min(self.target - first), self.target);
                 let (tiling, tiles) = (&self.tiling, tiles.clone());
