@@ -16,17 +16,26 @@ use crate::scratch::with_scratch;
 const BLOCK: usize = 16 * ROWS;
 /// Rows of a panel used at a time: 64 KiB, which stays in the second-level cache for all pixels of a block.
 const DEPTH: usize = 256;
+/// Up to this many pixels per phase the tasks are panels.
+const FEW_PIXELS: usize = 512;
 
 /// Runs the plan: `y` = the plan's sums, finished by `epilogue`.
+///
+/// On large maps the tasks are parts of the map, which share the packed weight. On small ones, where every task would read
+/// all of a weight that is larger than its part of the map, they are panels of the weight, which share the map.
 pub(crate) fn run(kernels: Kernels, plan: &Plan, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
+    let channels = plan.target[2];
+    let pixels = y.len() / channels;
+    if pixels <= FEW_PIXELS * plan.phases.len() && plan.group_target() > PANEL {
+        return Task { kernels, plan, x, epilogue: *epilogue, first_pixel: 0 }.run_by_panels(weight, y);
+    }
     with_scratch(plan.packed_len(), |packed| {
         plan.pack(kernels, weight, packed);
-        let channels = plan.target[2];
-        let pixels_per_task = pixels_per_task(y.len() / channels, plan.phases.len());
+        let pixels_per_task = pixels_per_task(pixels, plan.phases.len());
         y.par_chunks_mut(pixels_per_task * channels).enumerate().for_each(|(i, y)| {
             let start = i * pixels_per_task * channels;
             let epilogue = epilogue.narrow(start, start + y.len());
-            Task { kernels, plan, x, packed, epilogue, first_pixel: i * pixels_per_task }.run(y);
+            Task { kernels, plan, x, epilogue, first_pixel: i * pixels_per_task }.run(packed, y);
         });
     });
 }
@@ -42,7 +51,6 @@ struct Task<'a> {
     kernels: Kernels,
     plan: &'a Plan,
     x: &'a [f32],
-    packed: &'a [f32],
     epilogue: Epilogue<'a>,
     first_pixel: usize,
 }
@@ -56,6 +64,12 @@ struct Pixel {
     x: isize,
 }
 
+/// What some pixels read: `[segment][pixel]`, and the floats of each segment.
+struct Rows<'a> {
+    slices: Vec<&'a [f32]>,
+    segment_lens: Vec<usize>,
+}
+
 /// Where the floats of one segment of one pixel are.
 enum Location {
     Zero,
@@ -64,9 +78,9 @@ enum Location {
 }
 
 impl Task<'_> {
-    fn run(&self, y: &mut [f32]) {
+    /// Computes the task's part of the output from the packed weight.
+    fn run(&self, mut packed: &[f32], y: &mut [f32]) {
         let plan = self.plan;
-        let mut packed = self.packed;
         for (i, phase) in plan.phases.iter().enumerate() {
             let (phase_packed, rest) =
                 packed.split_at(panels_len(plan.group_target(), plan.depth(phase)) * plan.groups);
@@ -102,26 +116,72 @@ impl Task<'_> {
         pixels
     }
 
+    /// Computes all of the output, from the weight as it is.
+    fn run_by_panels(&self, weight: &[f32], y: &mut [f32]) {
+        let plan = self.plan;
+        let group_weights = weight.chunks_exact(weight.len() / plan.groups);
+        for (i, phase) in plan.phases.iter().enumerate() {
+            let pixels = self.pixels([i / plan.phase_count[1], i % plan.phase_count[1]], y.len() / plan.target[2]);
+            if pixels.is_empty() {
+                continue;
+            }
+            for (group, weight) in group_weights.clone().enumerate() {
+                self.with_rows(phase, &pixels, group, |rows| {
+                    let depth = plan.depth(phase);
+                    with_scratch(panels_len(plan.group_target(), pixels.len()), |tiles| {
+                        tiles.par_chunks_mut(PANEL * pixels.len()).enumerate().for_each(|(i, tile)| {
+                            let width = panel_width(plan.group_target(), i * PANEL);
+                            with_scratch(width * depth, |panel| {
+                                if depth > 0 {
+                                    plan.pack_panel(self.kernels, phase, weight, i * PANEL, panel);
+                                }
+                                self.multiply_panel(rows, pixels.len(), panel, tile);
+                            });
+                        });
+                        for (i, tile) in tiles.chunks_mut(PANEL * pixels.len()).enumerate() {
+                            self.finish(tile, group, i * PANEL, &pixels, y);
+                        }
+                    });
+                });
+            }
+        }
+    }
+
     fn run_block(&self, phase: &Phase, packed: &[f32], pixels: &[Pixel], y: &mut [f32]) {
         let plan = self.plan;
         let depth = plan.depth(phase);
         let group_len = panels_len(plan.group_target(), depth);
-        with_scratch(pixels.len() * depth + depth, |copies| {
-            for group in 0..plan.groups {
-                let locations = self.locate(phase, pixels, group, copies);
-                let (zeros, copies) = (&copies[..depth], &copies[depth..]);
-                let segment_lens = segment_lens(plan, phase);
-                let rows = locations.chunks(pixels.len()).zip(&segment_lens).flat_map(|(locations, &len)| {
-                    locations.iter().map(move |location| match *location {
-                        Location::Zero => &zeros[..len],
-                        Location::Source(start) => &self.x[start..start + len],
-                        Location::Copied(start) => &copies[start..start + len],
-                    })
+        for group in 0..plan.groups {
+            let packed = &packed[group * group_len..(group + 1) * group_len];
+            self.with_rows(phase, pixels, group, |rows| {
+                with_scratch(pixels.len() * PANEL, |tile| {
+                    for first in (0..plan.group_target()).step_by(PANEL) {
+                        let width = panel_width(plan.group_target(), first);
+                        let tile = &mut tile[..pixels.len() * width];
+                        self.multiply_panel(rows, pixels.len(), &packed[first * depth..][..width * depth], tile);
+                        self.finish(tile, group, first, pixels, y);
+                    }
                 });
-                let rows: Vec<&[f32]> = rows.collect();
-                let packed = &packed[group * group_len..(group + 1) * group_len];
-                self.multiply_block((&rows, &segment_lens), packed, group, pixels, y);
-            }
+            });
+        }
+    }
+
+    /// Calls `work` with what the pixels read.
+    fn with_rows(&self, phase: &Phase, pixels: &[Pixel], group: usize, work: impl FnOnce(&Rows<'_>)) {
+        let depth = self.plan.depth(phase);
+        with_scratch((pixels.len() + 1) * depth, |copies| {
+            let locations = self.locate(phase, pixels, group, copies);
+            let (zeros, copies) = copies.split_at(depth);
+            let segment_lens = segment_lens(self.plan, phase);
+            let slices = locations.chunks(pixels.len()).zip(&segment_lens).flat_map(|(locations, &len)| {
+                locations.iter().map(move |location| match *location {
+                    Location::Zero => &zeros[..len],
+                    Location::Source(start) => &self.x[start..start + len],
+                    Location::Copied(start) => &copies[start..start + len],
+                })
+            });
+            let slices = slices.collect();
+            work(&Rows { slices, segment_lens });
         });
     }
 
@@ -181,38 +241,30 @@ impl Task<'_> {
         }
     }
 
-    /// Writes the group's channels of the pixels, from their rows `[segment][pixel]` and the lengths of those.
-    fn multiply_block(
-        &self,
-        (rows, segment_lens): (&[&[f32]], &[usize]),
-        packed: &[f32],
-        group: usize,
-        pixels: &[Pixel],
-        y: &mut [f32],
-    ) {
-        let group_target = self.plan.group_target();
-        let depth = segment_lens.iter().sum::<usize>();
-        with_scratch(pixels.len() * PANEL, |tile| {
-            for first in (0..group_target).step_by(PANEL) {
-                let width = panel_width(group_target, first);
-                let tile = &mut tile[..pixels.len() * width];
-                let mut panel = &packed[first * depth..first * depth + width * depth];
-                let mut accumulate = false;
-                for (rows, &len) in rows.chunks(pixels.len()).zip(segment_lens) {
-                    for skip in (0..len).step_by(DEPTH) {
-                        let (part, rest) = panel.split_at((len - skip).min(DEPTH) * width);
-                        panel = rest;
-                        multiply_rows(self.kernels, rows, skip, part, width, tile, accumulate);
-                        accumulate = true;
-                    }
-                }
-                if !accumulate {
-                    tile.fill(0.0);
-                }
-                let channels = (group * group_target + first, width.min(group_target - first), self.plan.target[2]);
-                finish_tile(self.kernels, &self.epilogue, tile, width, pixels, channels, y);
+    /// `tile`, a row per pixel, = the rows times the panel.
+    fn multiply_panel(&self, rows: &Rows<'_>, num_pixels: usize, panel: &[f32], tile: &mut [f32]) {
+        let width = tile.len() / num_pixels;
+        let mut panel = panel;
+        let mut accumulate = false;
+        for (rows, &len) in rows.slices.chunks(num_pixels).zip(&rows.segment_lens) {
+            for skip in (0..len).step_by(DEPTH) {
+                let (part, rest) = panel.split_at((len - skip).min(DEPTH) * width);
+                panel = rest;
+                multiply_rows(self.kernels, rows, skip, part, width, tile, accumulate);
+                accumulate = true;
             }
-        });
+        }
+        if !accumulate {
+            tile.fill(0.0);
+        }
+    }
+
+    /// Writes a tile to the channels of `group` from `first` on.
+    fn finish(&self, tile: &mut [f32], group: usize, first: usize, pixels: &[Pixel], y: &mut [f32]) {
+        let group_target = self.plan.group_target();
+        let width = tile.len() / pixels.len();
+        let channels = (group * group_target + first, width.min(group_target - first), self.plan.target[2]);
+        finish_tile(self.kernels, &self.epilogue, tile, width, pixels, channels, y);
     }
 }
 

@@ -39,7 +39,7 @@ impl Algorithm {
         /// Below this many channels the transforms cost more than the products they save.
         const MIN_CHANNELS: usize = 16;
         /// Below this many tiles reading the transformed weight costs more than the products it saves.
-        const MIN_TILES: usize = 24;
+        const MIN_TILES: usize = 48;
         let tiles = winograd::tile_count(shape.batch, shape.out_height(), shape.out_width());
         let is_worth_it = shape.in_channels.min(shape.out_channels) >= MIN_CHANNELS && tiles >= MIN_TILES;
         if winograd::is_applicable(shape) && is_worth_it { Self::Winograd } else { Self::Gemm }

@@ -110,14 +110,17 @@ impl Plan {
                 let (group, tail) = rest.split_at_mut(panels_len(self.group_target(), depth));
                 rest = tail;
                 let panels = group.par_chunks_mut(PANEL * depth).enumerate();
-                panels.for_each(|(i, panel)| {
-                    let width = panel_width(self.group_target(), i * PANEL);
-                    let valid = width.min(self.group_target() - i * PANEL);
-                    let weight = &weight[i * PANEL * self.weight_strides[0]..];
-                    pack_panel(kernels, weight, self.weight_strides, &phase.taps, width, valid, panel);
-                });
+                panels.for_each(|(i, panel)| self.pack_panel(kernels, phase, weight, i * PANEL, panel));
             }
         }
+    }
+
+    /// Packs the panel that starts at target channel `first` of a group; `weight` is the group's.
+    pub(crate) fn pack_panel(&self, kernels: Kernels, phase: &Phase, weight: &[f32], first: usize, panel: &mut [f32]) {
+        let width = panel_width(self.group_target(), first);
+        let valid = width.min(self.group_target() - first);
+        let weight = &weight[first * self.weight_strides[0]..];
+        pack_panel(kernels, weight, self.weight_strides, &phase.taps, width, valid, panel);
     }
 }
 
