@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::ConvShape;
 use super::microkernel::{LANES, PANEL, ROWS, multiply_transposed, panel_width, panels_len};
-use crate::isa::Kernels;
+use crate::isa::{Kernels, Target, per_isa};
 use crate::scratch::with_scratch;
 
 /// Output pixels between two additions to the sums in memory; a panel of that many rows is 32 KiB.
@@ -46,8 +46,8 @@ fn run_group(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32], gro
             Task { kernels, shape, x, grad_y, group, range }.run(slab, sums);
         });
         let parts: Vec<&[f32]> = sums.chunks_exact(sums_len * slabs).collect();
-        let rows = grad_weight.par_chunks_mut(shape.group_in() * shape.taps()).enumerate();
-        rows.for_each(|(k, row)| add_slabs(shape, &ranges, &parts, slabs, k, row));
+        let rows = grad_weight.par_chunks_mut(LANES * shape.group_in() * shape.taps()).enumerate();
+        rows.for_each(|(i, rows)| add_slabs(kernels, shape, &ranges, &parts, i * LANES, rows));
     });
 }
 
@@ -76,18 +76,40 @@ fn len(range: &[Term]) -> usize {
     range.iter().map(|term| term.count).sum()
 }
 
-/// Adds the slabs' sums for output channel `k` and stores them as the weight is laid out.
-fn add_slabs(shape: &ConvShape, ranges: &[Vec<Term>], parts: &[&[f32]], slabs: usize, k: usize, row: &mut [f32]) {
-    let first = k / PANEL * PANEL;
+per_isa! {
+    /// Adds the slabs' sums for output channels `first_channel ..` and stores them as the weight is laid out.
+    fn add_slabs(
+        shape: &ConvShape, ranges: &[Vec<Term>], parts: &[&[f32]], first_channel: usize, rows: &mut [f32],
+    ) = add_slabs_body
+}
+
+#[inline(always)]
+fn add_slabs_body<T: Target>(
+    shape: &ConvShape,
+    ranges: &[Vec<Term>],
+    parts: &[&[f32]],
+    first_channel: usize,
+    rows: &mut [f32],
+) {
+    let row_len = shape.group_in() * shape.taps();
+    let first = first_channel / PANEL * PANEL;
     let width = panel_width(shape.group_out(), first);
     for (range, part) in ranges.iter().zip(parts) {
-        let slab_len = part.len() / slabs;
-        let mut at = first * TERMS + (k - first);
+        let slab_len = panels_len(shape.group_out(), TERMS);
+        let mut at = first * TERMS + (first_channel - first);
         for term in range {
             for u in term.first..term.first + term.count {
                 let (s, c) = (u / shape.group_in(), u % shape.group_in());
-                let tap = term.row * shape.kernel[1] + s;
-                row[c * shape.taps() + tap] = (0..slabs).map(|slab| part[slab * slab_len + at]).sum();
+                let place = c * shape.taps() + term.row * shape.kernel[1] + s;
+                let mut sums = [0.0; LANES];
+                for slab in part.chunks_exact(slab_len) {
+                    for (sum, value) in sums.iter_mut().zip(&slab[at..at + LANES]) {
+                        *sum += value;
+                    }
+                }
+                for (row, sum) in rows.chunks_exact_mut(row_len).zip(sums) {
+                    row[place] = sum;
+                }
                 at += width;
             }
         }
@@ -106,13 +128,15 @@ struct Task<'a> {
 impl Task<'_> {
     /// Sums the pixels of a slab to `sums`, `[panel][term][width]`.
     fn run(&self, slab: std::ops::Range<usize>, sums: &mut [f32]) {
-        sums.fill(0.0);
         let terms = len(self.range);
         let (group_out, all) = (self.shape.group_out(), self.shape.out_channels);
         // Odd in cache lines, so that the rows of a block do not fall on the same sets.
         let stride = (terms + ROWS).next_multiple_of(2 * LANES) + LANES;
         with_scratch(PIXELS * (stride + PANEL), |scratch| {
             let (left, panel) = scratch.split_at_mut(PIXELS * stride);
+            if slab.is_empty() {
+                sums.fill(0.0);
+            }
             for start in slab.clone().step_by(PIXELS) {
                 let count = PIXELS.min(slab.end - start);
                 self.gather(start, &mut left[..count * stride], stride);
@@ -126,7 +150,15 @@ impl Task<'_> {
                         row[valid..].fill(0.0);
                     }
                     let tile = &mut sums[first * TERMS..][..terms * width];
-                    multiply_transposed(self.kernels, &left[..count * stride], stride, panel, width, tile);
+                    multiply_transposed(
+                        self.kernels,
+                        &left[..count * stride],
+                        stride,
+                        panel,
+                        width,
+                        tile,
+                        start > slab.start,
+                    );
                 }
             }
         });

@@ -23,11 +23,12 @@ per_isa! {
 }
 
 per_isa! {
-    /// `tile[i][j] += sum_p left[p * stride + i] * panel[p][j]`: the transposed product, for weight gradients.
+    /// `tile[i][j] (+)= sum_p left[p * stride + i] * panel[p][j]`: the transposed product, for weight gradients.
     ///
-    /// `tile` has rows of `width`; `stride` is at least its number of rows rounded up to [`ROWS`].
+    /// `tile` has rows of `width`; `stride` is at least its number of rows rounded up to [`ROWS`]. It is added to if
+    /// `accumulate`, else overwritten.
     pub(crate) fn multiply_transposed(
-        left: &[f32], stride: usize, panel: &[f32], width: usize, tile: &mut [f32],
+        left: &[f32], stride: usize, panel: &[f32], width: usize, tile: &mut [f32], accumulate: bool,
     ) = multiply_transposed_body
 }
 
@@ -100,19 +101,26 @@ fn row_block<T: Target, const R: usize, const V: usize>(left: [&[f32]; R], right
 }
 
 #[inline(always)]
-fn multiply_transposed_body<T: Target>(left: &[f32], stride: usize, panel: &[f32], width: usize, tile: &mut [f32]) {
+fn multiply_transposed_body<T: Target>(
+    left: &[f32],
+    stride: usize,
+    panel: &[f32],
+    width: usize,
+    tile: &mut [f32],
+    accumulate: bool,
+) {
     let right = Right { panel, width, column: 0 };
     match (T::IS_WIDE, width) {
-        (true, 64) => transposed_blocks::<T, 6, 4>(left, stride, right, tile),
-        (true, 48) => transposed_blocks::<T, 6, 3>(left, stride, right, tile),
-        (true, 32) => transposed_blocks::<T, 6, 2>(left, stride, right, tile),
+        (true, 64) => transposed_blocks::<T, 6, 4>(left, stride, right, tile, accumulate),
+        (true, 48) => transposed_blocks::<T, 6, 3>(left, stride, right, tile, accumulate),
+        (true, 32) => transposed_blocks::<T, 6, 2>(left, stride, right, tile, accumulate),
         _ => {
             for column in (0..width).step_by(LANES) {
                 let right = Right { column, ..right };
                 if T::HAS_FMA {
-                    transposed_blocks::<T, 6, 1>(left, stride, right, tile);
+                    transposed_blocks::<T, 6, 1>(left, stride, right, tile, accumulate);
                 } else {
-                    transposed_blocks::<T, 2, 1>(left, stride, right, tile);
+                    transposed_blocks::<T, 2, 1>(left, stride, right, tile, accumulate);
                 }
             }
         }
@@ -125,6 +133,7 @@ fn transposed_blocks<T: Target, const R: usize, const V: usize>(
     stride: usize,
     right: Right<'_>,
     tile: &mut [f32],
+    accumulate: bool,
 ) {
     for (block, tile) in tile.chunks_mut(R * right.width).enumerate() {
         let mut sums = [[[0.0; LANES]; V]; R];
@@ -135,7 +144,7 @@ fn transposed_blocks<T: Target, const R: usize, const V: usize>(
                 fused_multiply_add::<T, V>(&mut sums[r], left[r], &row);
             }
         }
-        store(&sums, right, tile, true);
+        store(&sums, right, tile, accumulate);
     }
 }
 

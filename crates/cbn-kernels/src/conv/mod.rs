@@ -33,15 +33,24 @@ impl Algorithm {
         self == Self::Gemm || winograd::is_applicable(shape)
     }
 
-    /// The faster algorithm. Winograd has fewer products but more traffic: it transforms the weight, so it needs some tiles to
-    /// share it, and the maps, so it needs some channels.
+    /// The faster algorithm for the convolution and its data gradient.
+    ///
+    /// Winograd has fewer products but more traffic: it transforms the weight, so it needs some tiles to share it, and the
+    /// maps, so it needs some channels.
     pub fn choose(shape: &ConvShape) -> Self {
-        /// Below this many channels the transforms cost more than the products they save.
-        const MIN_CHANNELS: usize = 16;
+        Self::winograd_from(shape, 16)
+    }
+
+    /// The faster algorithm for the weight gradient, which transforms two maps for the same products.
+    pub fn choose_for_weight_gradient(shape: &ConvShape) -> Self {
+        Self::winograd_from(shape, 96)
+    }
+
+    fn winograd_from(shape: &ConvShape, min_channels: usize) -> Self {
         /// Below this many tiles reading the transformed weight costs more than the products it saves.
         const MIN_TILES: usize = 48;
         let tiles = winograd::tile_count(shape.batch, shape.out_height(), shape.out_width());
-        let is_worth_it = shape.in_channels.min(shape.out_channels) >= MIN_CHANNELS && tiles >= MIN_TILES;
+        let is_worth_it = shape.in_channels.min(shape.out_channels) >= min_channels && tiles >= MIN_TILES;
         if winograd::is_applicable(shape) && is_worth_it { Self::Winograd } else { Self::Gemm }
     }
 }
@@ -56,9 +65,14 @@ pub struct Method {
 }
 
 impl Method {
-    /// The fastest on this machine.
+    /// The fastest on this machine for the convolution and its data gradient.
     pub fn best(shape: &ConvShape) -> Self {
         Self { algorithm: Algorithm::choose(shape), isa: Isa::detect() }
+    }
+
+    /// The fastest on this machine for the weight gradient.
+    pub fn best_for_weight_gradient(shape: &ConvShape) -> Self {
+        Self { algorithm: Algorithm::choose_for_weight_gradient(shape), isa: Isa::detect() }
     }
 
     /// `y = epilogue(x * weight)`.
@@ -133,5 +147,5 @@ pub fn conv2d_backward_input(shape: &ConvShape, grad_y: &[f32], weight: &[f32], 
 
 /// [`Method::backward_weight`] by the best method.
 pub fn conv2d_backward_weight(shape: &ConvShape, x: &[f32], grad_y: &[f32], grad_weight: &mut [f32]) {
-    Method::best(shape).backward_weight(shape, x, grad_y, grad_weight);
+    Method::best_for_weight_gradient(shape).backward_weight(shape, x, grad_y, grad_weight);
 }

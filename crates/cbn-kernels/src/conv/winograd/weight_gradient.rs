@@ -30,7 +30,6 @@ pub(crate) fn run(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32]
     let du_stride = panels_len(target, source);
     with_scratch(FREQUENCIES * du_stride + groups * group_len, |scratch| {
         let (du, scratch) = scratch.split_at_mut(FREQUENCIES * du_stride);
-        du.par_chunks_mut(du_stride).for_each(|du| du.fill(0.0));
         for block in (0..tiles).step_by(groups * GROUP) {
             scratch.par_chunks_mut(group_len).enumerate().for_each(|(i, group)| {
                 maps.transform(kernels, (block + i * GROUP).min(tiles)..(block + (i + 1) * GROUP).min(tiles), group);
@@ -40,7 +39,8 @@ pub(crate) fn run(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32]
             parts.into_par_iter().enumerate().for_each(|(i, du)| {
                 for (j, group) in scratch.chunks_exact(group_len).enumerate() {
                     let tiles = GROUP.min(tiles.saturating_sub(j * GROUP));
-                    maps.accumulate(kernels, i, group, tiles, du);
+                    let (v, dm) = maps.part(i, group, tiles);
+                    multiply_transposed(kernels, v.0, v.1, dm.0, dm.1, du, block + j > 0);
                 }
             });
         }
@@ -83,14 +83,14 @@ impl Maps<'_> {
         }
     }
 
-    /// Adds a group's products to part `i` of `dU`, numbered `[frequency][panel]`.
-    fn accumulate(&self, kernels: Kernels, i: usize, group: &[f32], tiles: usize, du: &mut [f32]) {
+    /// What part `i` of `dU`, numbered `[frequency][panel]`, sums of a group: `V` and `dM`, each with its tile stride.
+    fn part<'a>(&self, i: usize, group: &'a [f32], tiles: usize) -> ((&'a [f32], usize), (&'a [f32], usize)) {
         let panels = self.grad_y.channels.div_ceil(PANEL);
         let (frequency, panel) = (i / panels, i % panels);
         let (v_strides, dm_strides) = (self.v_strides(), self.dm_strides(panel * PANEL));
         let v = &group[frequency * v_strides.frequency..][..tiles * v_strides.tile];
         let dm_start = v_strides.len() + panel * self.dm_strides(0).len() + frequency * dm_strides.frequency;
         let dm = &group[dm_start..][..tiles * dm_strides.tile];
-        multiply_transposed(kernels, v, v_strides.tile, dm, dm_strides.tile, du);
+        ((v, v_strides.tile), (dm, dm_strides.tile))
     }
 }
