@@ -1,7 +1,7 @@
 //! 2-d convolution and its gradients, channels-last.
 //!
 //! Maps are `[B, H, W, C]`, weights `[K, C / groups, kh, kw]`, all contiguous `f32`. Results do not depend on the number of
-//! threads, bit for bit. [`reference`] is the definition; the algorithms are [`Algorithm`]'s.
+//! threads, bit for bit. [`mod@reference`] is the definition; the algorithms are [`Algorithm`]'s.
 
 mod epilogue;
 mod gemm;

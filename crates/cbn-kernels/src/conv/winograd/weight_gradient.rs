@@ -39,8 +39,8 @@ pub(crate) fn run(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32]
             parts.into_par_iter().enumerate().for_each(|(i, du)| {
                 for (j, group) in scratch.chunks_exact(group_len).enumerate() {
                     let tiles = GROUP.min(tiles.saturating_sub(j * GROUP));
-                    let (v, dm) = maps.part(i, group, tiles);
-                    multiply_transposed(kernels, v.0, v.1, dm.0, dm.1, du, block + j > 0);
+                    let [(v, stride), (dm, width)] = maps.part(i, group, tiles);
+                    multiply_transposed(kernels, v, stride, dm, width, du, block + j > 0);
                 }
             });
         }
@@ -84,13 +84,13 @@ impl Maps<'_> {
     }
 
     /// What part `i` of `dU`, numbered `[frequency][panel]`, sums of a group: `V` and `dM`, each with its tile stride.
-    fn part<'a>(&self, i: usize, group: &'a [f32], tiles: usize) -> ((&'a [f32], usize), (&'a [f32], usize)) {
+    fn part<'a>(&self, i: usize, group: &'a [f32], tiles: usize) -> [(&'a [f32], usize); 2] {
         let panels = self.grad_y.channels.div_ceil(PANEL);
         let (frequency, panel) = (i / panels, i % panels);
         let (v_strides, dm_strides) = (self.v_strides(), self.dm_strides(panel * PANEL));
         let v = &group[frequency * v_strides.frequency..][..tiles * v_strides.tile];
         let dm_start = v_strides.len() + panel * self.dm_strides(0).len() + frequency * dm_strides.frequency;
         let dm = &group[dm_start..][..tiles * dm_strides.tile];
-        ((v, v_strides.tile), (dm, dm_strides.tile))
+        [(v, v_strides.tile), (dm, dm_strides.tile)]
     }
 }
