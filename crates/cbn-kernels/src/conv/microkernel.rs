@@ -178,8 +178,12 @@ fn store<const R: usize, const V: usize>(
     for (sums, tile) in sums.iter().zip(tile.chunks_exact_mut(right.width)) {
         let tile = &mut tile[right.column..right.column + V * LANES];
         for (sums, tile) in sums.iter().zip(tile.chunks_exact_mut(LANES)) {
-            for (sum, out) in sums.iter().zip(tile) {
-                *out = if accumulate { *out + sum } else { *sum };
+            if accumulate {
+                for (sum, out) in sums.iter().zip(tile) {
+                    *out += sum;
+                }
+            } else {
+                tile.copy_from_slice(sums);
             }
         }
     }
