@@ -133,7 +133,7 @@ pub struct RpnConfig {
     /// Proposals handed on in inference. Default: 1000 per level, 1000 per image.
     pub test_proposals: ProposalConfig,
     /// A proposal that overlaps a better one of its level by more than this IoU is dropped. Default: 0.7.
-    pub nms_threshold: f32,
+    pub nms_threshold: f64,
     /// Where smooth L1 turns from quadratic to linear. Default: 1/9.
     pub smooth_l1_beta: f32,
 }
@@ -173,8 +173,8 @@ impl RpnConfig {
         {
             positive(name, proposals.pre_nms_top_n.min(proposals.post_nms_top_n))?;
         }
-        unit("rpn.nms_threshold", self.nms_threshold)?;
-        not_negative("rpn.smooth_l1_beta", self.smooth_l1_beta)
+        unit("rpn.nms_threshold", self.nms_threshold as f32)?;
+        above_zero("rpn.smooth_l1_beta", self.smooth_l1_beta)
     }
 }
 
@@ -266,7 +266,7 @@ pub struct BoxBranchConfig {
     /// Detections must score above this. Default: 0.05.
     pub score_threshold: f32,
     /// A detection that overlaps a better one of its class by more than this IoU is dropped. Default: 0.5.
-    pub nms_threshold: f32,
+    pub nms_threshold: f64,
     /// Best detections of an image that are kept. Default: 100.
     pub max_detections: usize,
 }
@@ -301,9 +301,9 @@ impl BoxBranchConfig {
                 return Err(ConfigError::BoxWeight { found: weight });
             }
         }
-        not_negative("box_head.smooth_l1_beta", self.smooth_l1_beta)?;
+        above_zero("box_head.smooth_l1_beta", self.smooth_l1_beta)?;
         unit("box_head.score_threshold", self.score_threshold)?;
-        unit("box_head.nms_threshold", self.nms_threshold)?;
+        unit("box_head.nms_threshold", self.nms_threshold as f32)?;
         positive("box_head.max_detections", self.max_detections)
     }
 }
@@ -360,9 +360,9 @@ pub enum ConfigError {
         /// Its value.
         found: f32,
     },
-    /// A beta is negative or not finite.
-    #[error("{field} is {found}, it must be 0 or more")]
-    Negative {
+    /// A beta is zero, negative or not finite.
+    #[error("{field} is {found}, it must be above 0")]
+    NotAboveZero {
         /// Which one.
         field: &'static str,
         /// Its value.
@@ -418,8 +418,8 @@ fn unit(field: &'static str, found: f32) -> Result<(), ConfigError> {
     if (0.0..=1.0).contains(&found) { Ok(()) } else { Err(ConfigError::NotInUnitInterval { field, found }) }
 }
 
-fn not_negative(field: &'static str, found: f32) -> Result<(), ConfigError> {
-    if found.is_finite() && found >= 0.0 { Ok(()) } else { Err(ConfigError::Negative { field, found }) }
+fn above_zero(field: &'static str, found: f32) -> Result<(), ConfigError> {
+    if found.is_finite() && found > 0.0 { Ok(()) } else { Err(ConfigError::NotAboveZero { field, found }) }
 }
 
 #[cfg(test)]
