@@ -70,28 +70,12 @@ fn rasterize_polygons(polygons: &[Vec<f64>], transform: &Transform) -> Result<In
         });
         moved.push(points.collect::<Vec<f64>>());
     }
-    // Only the window around the polygons is rasterised: a full canvas per object would cost more than the image itself.
-    // Shifting by whole pixels does not change which pixels are inside.
-    let columns = window(moved.iter().flatten().step_by(2), size.width);
-    let rows = window(moved.iter().flatten().skip(1).step_by(2), size.height);
-    for point in moved.iter_mut().flat_map(|polygon| polygon.chunks_exact_mut(2)) {
-        point[0] -= columns.start as f64;
-        point[1] -= rows.start as f64;
-    }
-    let rle = mask::fr_polys(&moved, rows.len() as u32, columns.len() as u32)
+    let rle = mask::fr_polys(&moved, size.height as u32, size.width as u32)
         .map_err(|error| MaskError::Rle(error.to_string()))?;
+    // The runs are cheap whatever the size of the canvas; only the object's rectangle becomes pixels.
+    let (rows, columns, crop) = decode_crop(&rle);
     let window = ImageSize::new(rows.len(), columns.len());
-    Ok(InstanceMask::from_window(size, (columns.start, rows.start), window, &to_row_major(&mask::decode(&rle), window)))
-}
-
-/// Pixels of an axis of `length` that a shape with these coordinates can touch.
-fn window<'a>(coordinates: impl Iterator<Item = &'a f64>, length: usize) -> std::ops::Range<usize> {
-    let (low, high) =
-        coordinates.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &at| (low.min(at), high.max(at)));
-    // One pixel more on either side: the rasteriser rounds boundaries to the nearest pixel centre.
-    let start = (low.floor() - 1.0).clamp(0.0, length as f64) as usize;
-    let end = (high.ceil() + 1.0).clamp(start as f64, length as f64) as usize;
-    start..end
+    Ok(InstanceMask::from_window(size, (columns.start, rows.start), window, &to_row_major(&crop, window)))
 }
 
 fn decode_rle(segmentation: &Segmentation, expected: ImageSize) -> Result<Rle, MaskError> {
@@ -239,12 +223,12 @@ mod tests {
         }
 
         #[test]
-        fn the_window_loses_no_pixel(points in proptest::collection::vec((-5f64..25.0, -5f64..25.0), 3..8)) {
+        fn the_crop_loses_no_pixel(points in proptest::collection::vec((-5f64..25.0, -5f64..25.0), 3..8)) {
             let size = ImageSize::new(20, 21);
             let polygon: Vec<f64> = points.iter().flat_map(|&(x, y)| [x, y]).collect();
-            let windowed = rasterize(&Segmentation::Polygon(vec![polygon.clone()]), &keep(size)).unwrap();
+            let cropped = rasterize(&Segmentation::Polygon(vec![polygon.clone()]), &keep(size)).unwrap();
             let whole = mask::decode(&mask::fr_poly(&polygon, 20, 21).unwrap());
-            prop_assert_eq!(windowed.to_full(), to_row_major(&whole, size));
+            prop_assert_eq!(cropped.to_full(), to_row_major(&whole, size));
         }
     }
 }
