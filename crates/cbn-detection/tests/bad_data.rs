@@ -1,5 +1,7 @@
 //! What is said about bad data: one test per case, on the message.
 
+#![allow(clippy::unwrap_used, reason = "a broken fixture fails the test")]
+
 use cbn_detection::data::{
     CheckReport, DataError, DataPaths, Dataset, LoaderConfig, Severity, Split, SplitPaths, TrainLoader,
     TransformConfig, check,

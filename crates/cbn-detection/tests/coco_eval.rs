@@ -1,5 +1,7 @@
 //! Scores against pycocotools' numbers, and against what must come out when the ground truth itself is detected.
 
+#![allow(clippy::unwrap_used, reason = "a broken fixture fails the test")]
+
 mod common;
 
 use cbn_detection::data::{Split, SplitPaths};

@@ -1,5 +1,7 @@
 //! Batches: the same whatever the workers do, split over shards, resumable; and what the synthetic data look like.
 
+#![allow(clippy::unwrap_used, reason = "a broken fixture fails the test")]
+
 mod common;
 
 use cbn_detection::data::synthetic::{SyntheticConfig, generate};

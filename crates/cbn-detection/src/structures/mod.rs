@@ -6,6 +6,7 @@ mod boxes;
 mod detections;
 mod images;
 mod instance_mask;
+mod losses;
 mod proposals;
 mod targets;
 
@@ -13,5 +14,6 @@ pub use boxes::{BBox, ImageSize};
 pub use detections::{Detections, SoftMask};
 pub use images::PaddedImages;
 pub use instance_mask::InstanceMask;
+pub use losses::Losses;
 pub use proposals::Proposals;
 pub use targets::{Targets, TrainBatch};

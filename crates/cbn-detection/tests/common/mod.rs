@@ -1,5 +1,7 @@
 //! Where the tests find their files.
 
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
 use std::path::{Path, PathBuf};
 
 /// A file or folder below `fixtures/`.
