@@ -1,0 +1,204 @@
+//! The CPU backend: every operation on `cbn-kernels`.
+
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{Bytes, DType, Shape};
+use cbn_kernels::{Epilogue, MapShape, MaxPool};
+
+use super::reference::{dims4, map_shape};
+use super::{KernelBackend, PoolGeometry, Roi, RoiAlignConfig};
+use crate::ConvGeometry;
+
+impl KernelBackend for Flex {
+    fn channels_last_conv2d(x: FlexTensor, weight: FlexTensor, geometry: ConvGeometry) -> FlexTensor {
+        let shape = geometry.shape(dims4::<Flex>(&x), dims4::<Flex>(&weight));
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let mut y = vec![0.0; shape.output_len()];
+        cbn_kernels::conv2d_forward(&shape, floats(&x), floats(&weight), &Epilogue::default(), &mut y);
+        tensor(y, [shape.batch, shape.out_height(), shape.out_width(), shape.out_channels])
+    }
+
+    fn channels_last_conv2d_x_backward(
+        weight: FlexTensor,
+        grad: FlexTensor,
+        x_shape: [usize; 4],
+        geometry: ConvGeometry,
+    ) -> FlexTensor {
+        let shape = geometry.shape(x_shape, dims4::<Flex>(&weight));
+        let (weight, grad) = (weight.to_contiguous(), grad.to_contiguous());
+        let mut grad_x = vec![0.0; shape.input_len()];
+        cbn_kernels::conv2d_backward_input(&shape, floats(&grad), floats(&weight), &mut grad_x);
+        tensor(grad_x, x_shape)
+    }
+
+    fn channels_last_conv2d_weight_backward(
+        x: FlexTensor,
+        grad: FlexTensor,
+        weight_shape: [usize; 4],
+        geometry: ConvGeometry,
+    ) -> FlexTensor {
+        let shape = geometry.shape(dims4::<Flex>(&x), weight_shape);
+        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+        let mut grad_weight = vec![0.0; shape.weight_len()];
+        cbn_kernels::conv2d_backward_weight(&shape, floats(&x), floats(&grad), &mut grad_weight);
+        tensor(grad_weight, weight_shape)
+    }
+
+    fn channels_last_mean_patch(x: FlexTensor, kernel: [usize; 2], geometry: ConvGeometry) -> FlexTensor {
+        let dims = dims4::<Flex>(&x);
+        let patch_shape = [geometry.groups, dims[3] / geometry.groups, kernel[0], kernel[1]];
+        let x = x.to_contiguous();
+        tensor(cbn_kernels::mean_patch(&geometry.shape(dims, patch_shape), floats(&x)), patch_shape)
+    }
+
+    fn channels_last_moments(y: FlexTensor) -> FlexTensor {
+        let channels = dims4::<Flex>(&y)[3];
+        let y = y.to_contiguous();
+        let (mut moments, second) = cbn_kernels::channel_moments(floats(&y), channels);
+        moments.extend(second);
+        tensor(moments, [2, channels])
+    }
+
+    fn channels_last_normalize(
+        y: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        statistics: FlexTensor,
+    ) -> FlexTensor {
+        let dims = dims4::<Flex>(&y);
+        let [y, gamma, beta, statistics] = [y, gamma, beta, statistics].map(|x| x.to_contiguous());
+        let [mean, inv_std, _, _] = statistic_rows(&statistics);
+        let scale: Vec<f32> = floats(&gamma).iter().zip(inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
+        let shift: Vec<f32> =
+            floats(&beta).iter().zip(mean).zip(&scale).map(|((beta, mean), scale)| beta - mean * scale).collect();
+        let mut out = vec![0.0; floats(&y).len()];
+        cbn_kernels::affine(floats(&y), &scale, &shift, false, &mut out);
+        tensor(out, dims)
+    }
+
+    /// The formulas stand beside the reference.
+    fn channels_last_normalize_backward(
+        y: FlexTensor,
+        gamma: FlexTensor,
+        statistics: FlexTensor,
+        grad: FlexTensor,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let dims = dims4::<Flex>(&y);
+        let channels = dims[3];
+        let [y, gamma, statistics, grad] = [y, gamma, statistics, grad].map(|x| x.to_contiguous());
+        let [mean, inv_std, slope, share] = statistic_rows(&statistics);
+        let gamma = floats(&gamma);
+        let positions = (dims[0] * dims[1] * dims[2]) as f32;
+        let (sum, product) = cbn_kernels::norm_backward_sums(floats(&y), floats(&grad), channels);
+
+        let mut factors = [(); 3].map(|()| vec![0.0; channels]);
+        let mut grad_gamma = vec![0.0; channels];
+        for c in 0..channels {
+            let weighted = product[c] - mean[c] * sum[c];
+            let scale = gamma[c] * inv_std[c];
+            let grad_second = gamma[c] * weighted * slope[c];
+            let grad_mean = -scale * sum[c] - 2.0 * mean[c] * grad_second;
+            let share = share[c] / positions;
+            grad_gamma[c] = inv_std[c] * weighted;
+            factors[0][c] = scale;
+            factors[1][c] = 2.0 * share * grad_second;
+            factors[2][c] = share * grad_mean;
+        }
+        let mut grad_y = vec![0.0; floats(&y).len()];
+        let [of_grad, of_y, constant] = &factors;
+        cbn_kernels::norm_backward_apply(floats(&y), floats(&grad), [of_grad, of_y, constant], &mut grad_y);
+        (tensor(grad_y, dims), tensor(grad_gamma, [channels]), tensor(sum, [channels]))
+    }
+
+    fn channels_last_max_pool2d_with_indices(
+        x: FloatTensor<Self>,
+        pool: PoolGeometry,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let map = map_shape(dims4::<Flex>(&x));
+        let pool = max_pool(pool);
+        let output = pool.output(&map);
+        let x = x.to_contiguous();
+        let mut y = vec![0.0; output.len()];
+        let mut argmax = vec![0; output.len()];
+        pool.forward(&map, floats(&x), &mut y, &mut argmax);
+        let shape = map_dims(&output);
+        let argmax = FlexTensor::new(Bytes::from_elems(argmax), Layout::contiguous(Shape::from(shape)), DType::U32);
+        (tensor(y, shape), argmax)
+    }
+
+    fn channels_last_max_pool2d_backward(
+        x: FlexTensor,
+        grad: FlexTensor,
+        indices: IntTensor<Self>,
+        pool: PoolGeometry,
+    ) -> FlexTensor {
+        let map = map_shape(dims4::<Flex>(&x));
+        let grad = grad.to_contiguous();
+        let argmax = indices.as_slice::<u32>().expect("the forward pass made contiguous u32 indices");
+        let mut grad_x = vec![0.0; map.len()];
+        max_pool(pool).backward(&map, floats(&grad), argmax, &mut grad_x);
+        tensor(grad_x, map_dims(&map))
+    }
+
+    fn channels_last_upsample_add(coarse: FlexTensor, fine: FlexTensor) -> FlexTensor {
+        let (small, large) = (map_shape(dims4::<Flex>(&coarse)), map_shape(dims4::<Flex>(&fine)));
+        let (coarse, fine) = (coarse.to_contiguous(), fine.to_contiguous());
+        let mut sum = floats(&fine).to_vec();
+        cbn_kernels::upsample_add(&small, floats(&coarse), &large, &mut sum);
+        tensor(sum, map_dims(&large))
+    }
+
+    fn channels_last_upsample_add_backward(coarse: FlexTensor, grad: FlexTensor) -> FlexTensor {
+        let (small, large) = (map_shape(dims4::<Flex>(&coarse)), map_shape(dims4::<Flex>(&grad)));
+        let grad = grad.to_contiguous();
+        let mut grad_coarse = vec![0.0; small.len()];
+        cbn_kernels::upsample_add_backward(&small, &large, floats(&grad), &mut grad_coarse);
+        tensor(grad_coarse, map_dims(&small))
+    }
+
+    fn channels_last_roi_align(x: FlexTensor, rois: Vec<Roi>, config: RoiAlignConfig) -> FlexTensor {
+        let map = map_shape(dims4::<Flex>(&x));
+        let x = x.to_contiguous();
+        let mut crops = vec![0.0; config.output_len(&map, rois.len())];
+        config.forward(&map, floats(&x), &rois, &mut crops);
+        tensor(crops, [rois.len(), config.output[0], config.output[1], map.channels])
+    }
+
+    fn channels_last_roi_align_backward(
+        grad: FlexTensor,
+        rois: Vec<Roi>,
+        config: RoiAlignConfig,
+        x_shape: [usize; 4],
+    ) -> FlexTensor {
+        let map = map_shape(x_shape);
+        let grad = grad.to_contiguous();
+        let mut grad_x = vec![0.0; map.len()];
+        config.backward(&map, floats(&grad), &rois, &mut grad_x);
+        tensor(grad_x, x_shape)
+    }
+}
+
+fn max_pool(pool: PoolGeometry) -> MaxPool {
+    MaxPool { kernel: [pool.kernel; 2], stride: [pool.stride; 2], padding: [pool.padding; 2] }
+}
+
+fn map_dims(map: &MapShape) -> [usize; 4] {
+    [map.batch, map.height, map.width, map.channels]
+}
+
+/// The values of a contiguous tensor.
+fn floats(x: &FlexTensor) -> &[f32] {
+    x.as_slice().unwrap_or_else(|| panic!("a contiguous f32 tensor, found {:?} of {:?}", x.dtype(), x.shape()))
+}
+
+/// The rows of `[4, C]`.
+fn statistic_rows(statistics: &FlexTensor) -> [&[f32]; 4] {
+    let values = floats(statistics);
+    let channels = values.len() / 4;
+    [0, 1, 2, 3].map(|i| &values[i * channels..][..channels])
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::from(shape)), DType::F32)
+}

@@ -1,0 +1,147 @@
+//! Operations on feature maps, each behind one backend extension.
+//!
+//! [`KernelBackend`] is the border: its default bodies ([`reference`]) are the definitions, on Burn's own operations and for any
+//! backend; the CPU backend overrides them with `cbn-kernels`, and `Autodiff` adds the gradients, written by hand.
+//! The public functions check shapes and hide the primitives.
+
+mod autodiff;
+mod conv;
+mod flex;
+mod maps;
+mod normalize;
+mod reference;
+
+use burn::backend::Backend;
+use burn::backend::backend_extension;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+pub use cbn_kernels::{Roi, RoiAlign as RoiAlignConfig};
+
+pub use self::conv::{conv2d, conv2d_weight_gradient, mean_patch};
+pub use self::maps::{max_pool2d, roi_align, upsample_add};
+pub use self::normalize::{ChannelStatistics, channel_moments, normalize};
+use crate::ConvGeometry;
+
+/// Max-pooling of square windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolGeometry {
+    /// Side of the window.
+    pub kernel: usize,
+    /// Step between windows.
+    pub stride: usize,
+    /// Border on each side, which never wins.
+    pub padding: usize,
+}
+
+/// What a backend must offer for this crate's layers. All maps are `[B, H, W, C]`, all weights `[C_out, C_in / groups, kh, kw]`.
+#[backend_extension(Flex, Autodiff, Cube: cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
+pub trait KernelBackend: Backend {
+    /// Convolution without bias.
+    fn channels_last_conv2d(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        geometry: ConvGeometry,
+    ) -> FloatTensor<Self> {
+        reference::conv2d::<Self>(x, weight, geometry)
+    }
+
+    /// Its gradient with respect to an input of shape `x_shape`.
+    fn channels_last_conv2d_x_backward(
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        x_shape: [usize; 4],
+        geometry: ConvGeometry,
+    ) -> FloatTensor<Self> {
+        reference::conv2d_x_backward::<Self>(weight, grad, x_shape, geometry)
+    }
+
+    /// Its gradient with respect to a weight of shape `weight_shape`.
+    fn channels_last_conv2d_weight_backward(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        weight_shape: [usize; 4],
+        geometry: ConvGeometry,
+    ) -> FloatTensor<Self> {
+        reference::conv2d_weight_backward::<Self>(x, grad, weight_shape, geometry)
+    }
+
+    /// The mean input patch of a convolution, `[groups, C_in / groups, kh, kw]`. No gradient.
+    fn channels_last_mean_patch(x: FloatTensor<Self>, kernel: [usize; 2], geometry: ConvGeometry) -> FloatTensor<Self> {
+        reference::mean_patch::<Self>(x, kernel, geometry)
+    }
+
+    /// Mean and mean of squares of each channel, `[2, C]`. No gradient.
+    fn channels_last_moments(y: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::moments::<Self>(y)
+    }
+
+    /// `gamma * (y - mean) * inv_std + beta`; `statistics` is `[4, C]`, see [`ChannelStatistics`].
+    fn channels_last_normalize(
+        y: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        reference::normalize::<Self>(y, gamma, beta, statistics)
+    }
+
+    /// Its gradients with respect to y `[B, H, W, C]`, gamma `[C]` and beta `[C]`.
+    fn channels_last_normalize_backward(
+        y: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        reference::normalize_backward::<Self>(y, gamma, statistics, grad)
+    }
+
+    /// Max-pooling.
+    fn channels_last_max_pool2d(x: FloatTensor<Self>, pool: PoolGeometry) -> FloatTensor<Self> {
+        Self::channels_last_max_pool2d_with_indices(x, pool).0
+    }
+
+    /// Max-pooling, and where in its image each maximum was, `y * W + x`.
+    fn channels_last_max_pool2d_with_indices(
+        x: FloatTensor<Self>,
+        pool: PoolGeometry,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
+        reference::max_pool2d::<Self>(x, pool)
+    }
+
+    /// The gradient of max-pooling.
+    fn channels_last_max_pool2d_backward(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        pool: PoolGeometry,
+    ) -> FloatTensor<Self> {
+        reference::max_pool2d_backward::<Self>(x, grad, indices, pool)
+    }
+
+    /// `fine + nearest(coarse)`.
+    fn channels_last_upsample_add(coarse: FloatTensor<Self>, fine: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::upsample_add::<Self>(coarse, fine)
+    }
+
+    /// The gradient of [`channels_last_upsample_add`](Self::channels_last_upsample_add) with respect to `coarse`, whose value does not matter.
+    fn channels_last_upsample_add_backward(coarse: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::upsample_add_backward::<Self>(coarse, grad)
+    }
+
+    /// ROI Align, `[N, h, w, C]`.
+    fn channels_last_roi_align(x: FloatTensor<Self>, rois: Vec<Roi>, config: RoiAlignConfig) -> FloatTensor<Self> {
+        reference::roi_align::<Self>(x, &rois, &config)
+    }
+
+    /// Its gradient with respect to a map of shape `x_shape`.
+    fn channels_last_roi_align_backward(
+        grad: FloatTensor<Self>,
+        rois: Vec<Roi>,
+        config: RoiAlignConfig,
+        x_shape: [usize; 4],
+    ) -> FloatTensor<Self> {
+        reference::roi_align_backward::<Self>(grad, &rois, &config, x_shape)
+    }
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
+impl KernelBackend for burn::backend::Cube {}

@@ -1,0 +1,217 @@
+//! The definition of every operation, on Burn's own operations: for any backend, and what the kernels are tested against.
+
+use burn::backend::tensor::{Device, FloatTensor, IntTensor};
+use burn::backend::{Backend, ExecutionError, TensorMetadata};
+use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::{FloatDType, IntDType, Shape, Slice, TensorData};
+use cbn_kernels::MapShape;
+
+use super::{PoolGeometry, Roi, RoiAlignConfig};
+use crate::ConvGeometry;
+
+const TO_NCHW: [usize; 4] = [0, 3, 1, 2];
+const TO_NHWC: [usize; 4] = [0, 2, 3, 1];
+
+fn nchw<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_permute(x, &TO_NCHW)
+}
+
+fn nhwc<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_permute(x, &TO_NHWC)
+}
+
+fn options(geometry: ConvGeometry) -> ConvOptions<2> {
+    ConvOptions::new(geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+}
+
+fn zeros<B: Backend>(shape: [usize; 4], device: &Device<B>) -> FloatTensor<B> {
+    B::float_zeros(Shape::from(shape), device, FloatDType::F32)
+}
+
+pub(super) fn conv2d<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, geometry: ConvGeometry) -> FloatTensor<B> {
+    nhwc::<B>(B::conv2d(nchw::<B>(x), weight, None, options(geometry)))
+}
+
+pub(super) fn conv2d_x_backward<B: Backend>(
+    weight: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    [batch, height, width, channels]: [usize; 4],
+    geometry: ConvGeometry,
+) -> FloatTensor<B> {
+    // Burn asks for the input, of which it reads the shape only.
+    let x = zeros::<B>([batch, channels, height, width], &grad.device());
+    nhwc::<B>(B::conv2d_x_backward(x, weight, nchw::<B>(grad), options(geometry)))
+}
+
+pub(super) fn conv2d_weight_backward<B: Backend>(
+    x: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    weight_shape: [usize; 4],
+    geometry: ConvGeometry,
+) -> FloatTensor<B> {
+    let weight = zeros::<B>(weight_shape, &grad.device());
+    B::conv2d_weight_backward(nchw::<B>(x), weight, nchw::<B>(grad), options(geometry))
+}
+
+/// The weight gradient of a convolution with one output channel per group, from an upstream gradient of `1 / positions`.
+pub(super) fn mean_patch<B: Backend>(
+    x: FloatTensor<B>,
+    kernel: [usize; 2],
+    geometry: ConvGeometry,
+) -> FloatTensor<B> {
+    let dims = dims4::<B>(&x);
+    let weight_shape = [geometry.groups, dims[3] / geometry.groups, kernel[0], kernel[1]];
+    let shape = geometry.shape(dims, weight_shape);
+    let grad_shape = [shape.batch, shape.out_height(), shape.out_width(), geometry.groups];
+    let positions = (grad_shape[0] * grad_shape[1] * grad_shape[2]) as f32;
+    let grad = B::float_add_scalar(zeros::<B>(grad_shape, &x.device()), (1.0 / positions).into());
+    conv2d_weight_backward::<B>(x, grad, weight_shape, geometry)
+}
+
+pub(super) fn moments<B: Backend>(y: FloatTensor<B>) -> FloatTensor<B> {
+    let y = rows::<B>(y);
+    let second = B::float_mean_dim(B::float_mul(y.clone(), y.clone()), 0);
+    B::float_cat(vec![B::float_mean_dim(y, 0), second], 0)
+}
+
+pub(super) fn normalize<B: Backend>(
+    y: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
+    statistics: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let [mean, inv_std, _, _] = statistic_rows::<B>(statistics);
+    let scale = B::float_mul(row::<B>(gamma), inv_std);
+    let shape = y.shape();
+    let centred = B::float_sub(rows::<B>(y), mean);
+    B::float_reshape(B::float_add(B::float_mul(centred, scale), row::<B>(beta)), shape)
+}
+
+/// See docs/cbn.md: with `S = sum g` and `T = sum g * (y - mean)` of a channel,
+///
+/// ```text
+/// dL/dbeta  = S                       dL/dgamma = inv_std * T
+/// dL/dnu    = gamma * T * slope       dL/dmu    = -gamma * inv_std * S - 2 * mean * dL/dnu
+/// dL/dy     = gamma * inv_std * g + share / M * (dL/dmu + 2 * y * dL/dnu)
+/// ```
+pub(super) fn normalize_backward<B: Backend>(
+    y: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    statistics: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let [mean, inv_std, slope, share] = statistic_rows::<B>(statistics);
+    let shape = y.shape();
+    let (y, grad) = (rows::<B>(y), rows::<B>(grad));
+    let positions = y.shape()[0];
+    let channels = Shape::from([y.shape()[1]]);
+    let gamma = row::<B>(gamma);
+
+    let sum = B::float_sum_dim(grad.clone(), 0);
+    let centred = B::float_sub(y.clone(), mean.clone());
+    let weighted = B::float_sum_dim(B::float_mul(grad.clone(), centred), 0);
+    let grad_second = B::float_mul(B::float_mul(gamma.clone(), weighted.clone()), slope);
+    let scale = B::float_mul(gamma, inv_std.clone());
+    let of_mean = B::float_mul_scalar(B::float_mul(mean, grad_second.clone()), 2.0.into());
+    let grad_mean = B::float_sub(B::float_neg(B::float_mul(scale.clone(), sum.clone())), of_mean);
+
+    let share = B::float_div_scalar(share, (positions as f32).into());
+    let constant = B::float_mul(grad_mean, share.clone());
+    let of_y = B::float_mul_scalar(B::float_mul(grad_second, share), 2.0.into());
+    let grad_y = B::float_add(
+        B::float_add(B::float_mul(grad, scale), B::float_mul(y, of_y)),
+        constant,
+    );
+    (
+        B::float_reshape(grad_y, shape),
+        B::float_reshape(B::float_mul(weighted, inv_std), channels.clone()),
+        B::float_reshape(sum, channels),
+    )
+}
+
+pub(super) fn max_pool2d<B: Backend>(x: FloatTensor<B>, pool: PoolGeometry) -> (FloatTensor<B>, IntTensor<B>) {
+    let [kernel, stride, padding] = [pool.kernel, pool.stride, pool.padding].map(|n| [n; 2]);
+    let pooled = B::max_pool2d_with_indices(nchw::<B>(x), kernel, stride, padding, [1, 1], false, IntDType::I32);
+    (nhwc::<B>(pooled.output), B::int_permute(pooled.indices, &TO_NHWC))
+}
+
+pub(super) fn max_pool2d_backward<B: Backend>(
+    x: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    indices: IntTensor<B>,
+    pool: PoolGeometry,
+) -> FloatTensor<B> {
+    let [kernel, stride, padding] = [pool.kernel, pool.stride, pool.padding].map(|n| [n; 2]);
+    let indices = B::int_permute(indices, &TO_NCHW);
+    let grad = nchw::<B>(grad);
+    nhwc::<B>(
+        B::max_pool2d_with_indices_backward(nchw::<B>(x), kernel, stride, padding, [1, 1], false, grad, indices).x_grad,
+    )
+}
+
+fn nearest() -> InterpolateOptions {
+    InterpolateOptions::new(InterpolateMode::Nearest)
+}
+
+pub(super) fn upsample_add<B: Backend>(coarse: FloatTensor<B>, fine: FloatTensor<B>) -> FloatTensor<B> {
+    let [_, height, width, _] = dims4::<B>(&fine);
+    B::float_add(fine, nhwc::<B>(B::interpolate(nchw::<B>(coarse), [height, width], nearest())))
+}
+
+pub(super) fn upsample_add_backward<B: Backend>(coarse: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+    let [_, height, width, _] = dims4::<B>(&grad);
+    nhwc::<B>(B::interpolate_backward(nchw::<B>(coarse), nchw::<B>(grad), [height, width], nearest()))
+}
+
+/// The box geometry is data, so the crops are made on the host, whatever the backend.
+pub(super) fn roi_align<B: Backend>(x: FloatTensor<B>, rois: &[Roi], config: &RoiAlignConfig) -> FloatTensor<B> {
+    let device = x.device();
+    let map = map_shape(dims4::<B>(&x));
+    let mut crops = vec![0.0; config.output_len(&map, rois.len())];
+    config.forward(&map, &host::<B>(x), rois, &mut crops);
+    let shape = [rois.len(), config.output[0], config.output[1], map.channels];
+    B::float_from_data(TensorData::new(crops, shape), &device)
+}
+
+pub(super) fn roi_align_backward<B: Backend>(
+    grad: FloatTensor<B>,
+    rois: &[Roi],
+    config: &RoiAlignConfig,
+    x_shape: [usize; 4],
+) -> FloatTensor<B> {
+    let device = grad.device();
+    let map = map_shape(x_shape);
+    let mut grad_x = vec![0.0; map.len()];
+    config.backward(&map, &host::<B>(grad), rois, &mut grad_x);
+    B::float_from_data(TensorData::new(grad_x, x_shape), &device)
+}
+
+pub(super) fn map_shape([batch, height, width, channels]: [usize; 4]) -> MapShape {
+    MapShape { batch, height, width, channels }
+}
+
+pub(super) fn dims4<B: Backend>(x: &FloatTensor<B>) -> [usize; 4] {
+    x.shape().dims()
+}
+
+fn host<B: Backend>(x: FloatTensor<B>) -> Vec<f32> {
+    let data: Result<TensorData, ExecutionError> = burn::tensor::read_sync(B::float_into_data(x));
+    data.expect("the device finishes its work").try_into_vec().expect("feature maps are f32")
+}
+
+/// `[B, H, W, C]` as `[B * H * W, C]`.
+fn rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let [batch, height, width, channels] = dims4::<B>(&x);
+    B::float_reshape(x, Shape::from([batch * height * width, channels]))
+}
+
+/// `[C]` as `[1, C]`.
+fn row<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let channels = x.shape()[0];
+    B::float_reshape(x, Shape::from([1, channels]))
+}
+
+/// The rows of `[4, C]`, each `[1, C]`.
+fn statistic_rows<B: Backend>(statistics: FloatTensor<B>) -> [FloatTensor<B>; 4] {
+    [0, 1, 2, 3].map(|i| B::float_slice(statistics.clone(), &[Slice::from(i..i + 1), Slice::full()]))
+}
