@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn layouts_round_trip() {
         let device = Device::default();
-        let x = Tensor::<1>::from_floats(std::array::from_fn::<f32, 24, _>(|i| i as f32), &device).reshape([1, 2, 3, 4]);
+        let x =
+            Tensor::<1>::from_floats(std::array::from_fn::<f32, 24, _>(|i| i as f32), &device).reshape([1, 2, 3, 4]);
         let map = FeatureMap::from_nchw(x.clone());
         assert_eq!(map.dims(), [1, 3, 4, 2]);
         assert_eq!(map.to_nchw().into_data(), x.into_data());

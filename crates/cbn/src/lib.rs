@@ -1,8 +1,14 @@
 //! Cross-Iteration Batch Normalization and its peers as layers for Burn.
 
+mod conv;
+mod conv_norm;
 mod feature_map;
 mod geometry;
+pub mod norm;
 pub mod ops;
 
+pub use self::conv::{Conv, ConvConfig};
+pub use self::conv_norm::{Activation, ConvNorm, ConvNormConfig};
 pub use self::feature_map::FeatureMap;
 pub use self::geometry::ConvGeometry;
+pub use self::norm::{BatchNormConfig, CbnConfig, ConvSite, FrozenNormConfig, GroupNormConfig, Norm, NormConfig};

@@ -25,8 +25,7 @@ pub fn conv2d(x: &FeatureMap, weight: &Tensor<4>, geometry: &ConvGeometry) -> Fe
         in_channels * groups,
         x.channels()
     );
-    let y =
-        Dispatch::channels_last_conv2d(x.nhwc().clone().into_dispatch(), weight.clone().into_dispatch(), *geometry);
+    let y = Dispatch::channels_last_conv2d(x.nhwc().clone().into_dispatch(), weight.clone().into_dispatch(), *geometry);
     FeatureMap::from_nhwc(Tensor::from_dispatch(y))
 }
 

@@ -21,6 +21,14 @@ pub struct ChannelStatistics {
     pub share: Tensor<1>,
 }
 
+impl ChannelStatistics {
+    /// Statistics computed without autodiff, as constants beside tensors that have it.
+    pub(crate) fn on_training_device(self) -> Self {
+        let [mean, inv_std, slope, share] = [self.mean, self.inv_std, self.slope, self.share].map(Tensor::from_inner);
+        Self { mean, inv_std, slope, share }
+    }
+}
+
 /// Mean and mean of squares of each channel. Not differentiable itself: call it on a tensor without autodiff.
 ///
 /// # Shapes

@@ -54,11 +54,7 @@ pub(super) fn conv2d_weight_backward<B: Backend>(
 }
 
 /// The weight gradient of a convolution with one output channel per group, from an upstream gradient of `1 / positions`.
-pub(super) fn mean_patch<B: Backend>(
-    x: FloatTensor<B>,
-    kernel: [usize; 2],
-    geometry: ConvGeometry,
-) -> FloatTensor<B> {
+pub(super) fn mean_patch<B: Backend>(x: FloatTensor<B>, kernel: [usize; 2], geometry: ConvGeometry) -> FloatTensor<B> {
     let dims = dims4::<B>(&x);
     let weight_shape = [geometry.groups, dims[3] / geometry.groups, kernel[0], kernel[1]];
     let shape = geometry.shape(dims, weight_shape);
@@ -118,10 +114,7 @@ pub(super) fn normalize_backward<B: Backend>(
     let share = B::float_div_scalar(share, (positions as f32).into());
     let constant = B::float_mul(grad_mean, share.clone());
     let of_y = B::float_mul_scalar(B::float_mul(grad_second, share), 2.0.into());
-    let grad_y = B::float_add(
-        B::float_add(B::float_mul(grad, scale), B::float_mul(y, of_y)),
-        constant,
-    );
+    let grad_y = B::float_add(B::float_add(B::float_mul(grad, scale), B::float_mul(y, of_y)), constant);
     (
         B::float_reshape(grad_y, shape),
         B::float_reshape(B::float_mul(weighted, inv_std), channels.clone()),

@@ -1,0 +1,168 @@
+//! Convolution, norm and activation in one block.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor};
+
+use crate::conv::add_bias;
+use crate::norm::{ConvSite, Norm, NormConfig};
+use crate::{ConvGeometry, FeatureMap, ops};
+
+/// What follows a norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// Configuration of [`ConvNorm`].
+#[derive(Clone, Debug)]
+pub struct ConvNormConfig {
+    channels: [usize; 2],
+    kernel: [usize; 2],
+    geometry: ConvGeometry,
+    norm: NormConfig,
+    activation: Activation,
+    initializer: Initializer,
+}
+
+impl ConvNormConfig {
+    /// From `[C_in, C_out]` channels with a `[kh, kw]` kernel: stride 1, no padding, no norm, no activation, Kaiming-normal
+    /// weights by fan-out with the gain of a ReLU.
+    pub fn new(channels: [usize; 2], kernel: [usize; 2]) -> Self {
+        Self {
+            channels,
+            kernel,
+            geometry: ConvGeometry::default(),
+            norm: NormConfig::Identity,
+            activation: Activation::None,
+            initializer: Initializer::KaimingNormal { gain: std::f64::consts::SQRT_2, fan_out_only: true },
+        }
+    }
+
+    /// Step between output positions.
+    #[must_use]
+    pub fn with_stride(mut self, stride: [usize; 2]) -> Self {
+        self.geometry.stride = stride;
+        self
+    }
+
+    /// Zeros around the input.
+    #[must_use]
+    pub fn with_padding(mut self, padding: [usize; 2]) -> Self {
+        self.geometry.padding = padding;
+        self
+    }
+
+    /// Distance between kernel taps.
+    #[must_use]
+    pub fn with_dilation(mut self, dilation: [usize; 2]) -> Self {
+        self.geometry.dilation = dilation;
+        self
+    }
+
+    /// Independent groups of channels.
+    #[must_use]
+    pub fn with_groups(mut self, groups: usize) -> Self {
+        self.geometry.groups = groups;
+        self
+    }
+
+    /// The norm.
+    #[must_use]
+    pub fn with_norm(mut self, norm: NormConfig) -> Self {
+        self.norm = norm;
+        self
+    }
+
+    /// The activation.
+    #[must_use]
+    pub fn with_activation(mut self, activation: Activation) -> Self {
+        self.activation = activation;
+        self
+    }
+
+    /// How weights start.
+    #[must_use]
+    pub fn with_initializer(mut self, initializer: Initializer) -> Self {
+        self.initializer = initializer;
+        self
+    }
+
+    /// Makes the block.
+    ///
+    /// # Panics
+    ///
+    /// If the groups do not divide both channel counts.
+    pub fn init(&self, device: &Device) -> ConvNorm {
+        let [in_channels, out_channels] = self.channels;
+        let groups = self.geometry.groups;
+        assert!(
+            groups > 0 && in_channels.is_multiple_of(groups) && out_channels.is_multiple_of(groups),
+            "{in_channels} and {out_channels} channels do not split into {groups} groups"
+        );
+        let taps = self.kernel[0] * self.kernel[1];
+        let weight_shape = [out_channels, in_channels / groups, self.kernel[0], self.kernel[1]];
+        let fans = [in_channels / groups * taps, out_channels / groups * taps];
+        let norm = self.norm.init(weight_shape, groups, device);
+        ConvNorm {
+            weight: self.initializer.init_with(weight_shape, Some(fans[0]), Some(fans[1]), device),
+            bias: norm.wants_bias().then(|| Initializer::Zeros.init([out_channels], device)),
+            norm,
+            geometry: self.geometry,
+            activation: self.activation,
+        }
+    }
+}
+
+/// `activation(norm(conv(x)))`. The convolution has a bias only where there is no norm.
+#[derive(Module, Debug)]
+pub struct ConvNorm {
+    /// `[C_out, C_in / groups, kh, kw]`.
+    pub weight: Param<Tensor<4>>,
+    /// `[C_out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// The norm.
+    pub norm: Norm,
+    /// How the convolution walks.
+    #[module(skip)]
+    pub geometry: ConvGeometry,
+    /// What comes last.
+    #[module(skip)]
+    pub activation: Activation,
+}
+
+impl ConvNorm {
+    /// Applies the block.
+    ///
+    /// # Shapes
+    ///
+    /// `[B, H, W, C_in]` to `[B, H', W', C_out]`
+    ///
+    /// # Panics
+    ///
+    /// If the input does not have `C_in` channels.
+    pub fn forward(&self, x: &FeatureMap) -> FeatureMap {
+        let weight = self.weight.val();
+        let mut y = ops::conv2d(x, &weight, &self.geometry);
+        if let Some(bias) = &self.bias {
+            y = add_bias(y, bias);
+        }
+        let site = ConvSite { input: x, weight: &weight, geometry: &self.geometry };
+        let y = self.norm.forward(y, &site);
+        match self.activation {
+            Activation::None => y,
+            Activation::Relu => y.relu(),
+        }
+    }
+
+    /// The same for Burn's own layout.
+    ///
+    /// # Shapes
+    ///
+    /// `[B, C_in, H, W]` to `[B, C_out, H', W']`
+    pub fn forward_nchw(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(&FeatureMap::from_nchw(x)).to_nchw()
+    }
+}

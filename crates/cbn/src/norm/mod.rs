@@ -1,0 +1,107 @@
+//! The norms, and the one place that tells them apart.
+
+mod batch;
+pub mod cbn;
+mod frozen;
+mod group;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+pub use self::batch::{BatchNorm, BatchNormConfig};
+pub use self::cbn::{CbnConfig, CrossIterationBatchNorm};
+pub use self::frozen::{FrozenNorm, FrozenNormConfig};
+pub use self::group::{GroupNorm, GroupNormConfig};
+use crate::{ConvGeometry, FeatureMap};
+
+/// The convolution whose output is being normalised.
+pub struct ConvSite<'a> {
+    /// What the convolution read, `[B, H, W, C_in]`.
+    pub input: &'a FeatureMap,
+    /// Its weight, `[C_out, C_in / groups, kh, kw]`.
+    pub weight: &'a Tensor<4>,
+    /// How it walked over the input.
+    pub geometry: &'a ConvGeometry,
+}
+
+/// Which norm follows a convolution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum NormConfig {
+    /// None; the convolution has a bias.
+    Identity,
+    /// Fixed statistics.
+    Frozen(FrozenNormConfig),
+    /// Batch norm.
+    Batch(BatchNormConfig),
+    /// Batch norm over all processes; with one process it is `Batch`.
+    Sync(BatchNormConfig),
+    /// Group norm.
+    Group(GroupNormConfig),
+    /// Cross-Iteration Batch Normalization.
+    CrossIteration(CbnConfig),
+}
+
+impl NormConfig {
+    /// Makes the norm of a convolution whose weight is `[C_out, C_in / groups, kh, kw]`.
+    ///
+    /// # Panics
+    ///
+    /// If the group norm's groups do not divide the channels, or the window of a cross-iteration norm is 0.
+    pub fn init(&self, weight_shape: [usize; 4], groups: usize, device: &Device) -> Norm {
+        let channels = weight_shape[0];
+        match self {
+            Self::Identity => Norm::Identity(Identity),
+            Self::Frozen(config) => Norm::Frozen(config.init(channels, device)),
+            Self::Batch(config) => Norm::Batch(config.init(channels, device)),
+            Self::Sync(config) => Norm::Sync(config.init(channels, device)),
+            Self::Group(config) => Norm::Group(config.init(channels, device)),
+            Self::CrossIteration(config) => Norm::CrossIteration(config.init(weight_shape, groups, device)),
+        }
+    }
+}
+
+/// No norm.
+#[derive(Module, Debug)]
+pub struct Identity;
+
+/// A norm. Outside this module nobody asks which one it is.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "modules are made once and never moved in a loop")]
+pub enum Norm {
+    /// None.
+    Identity(Identity),
+    /// Fixed statistics.
+    Frozen(FrozenNorm),
+    /// Batch norm.
+    Batch(BatchNorm),
+    /// Batch norm over all processes.
+    Sync(BatchNorm),
+    /// Group norm.
+    Group(GroupNorm),
+    /// Cross-Iteration Batch Normalization.
+    CrossIteration(CrossIterationBatchNorm),
+}
+
+impl Norm {
+    /// Normalises the output `y` of the convolution at `site`.
+    ///
+    /// # Shapes
+    ///
+    /// `[B, H, W, C]` to the same.
+    pub fn forward(&self, y: FeatureMap, site: &ConvSite<'_>) -> FeatureMap {
+        match self {
+            Self::Identity(_) => y,
+            Self::Frozen(norm) => norm.forward(y),
+            Self::Batch(norm) | Self::Sync(norm) => norm.forward(y),
+            Self::Group(norm) => norm.forward(y),
+            Self::CrossIteration(norm) => norm.forward(y, site),
+        }
+    }
+
+    /// Whether the convolution before this norm has a bias of its own.
+    pub(crate) fn wants_bias(&self) -> bool {
+        matches!(self, Self::Identity(_))
+    }
+}
