@@ -1,3 +1,6 @@
+use burn::tensor::{Device, Tensor, TensorData};
+use cbn::FeatureMap;
+
 use super::ImageSize;
 
 /// Images on the host, normalised and zero-padded at the bottom and the right to one size.
@@ -15,5 +18,39 @@ impl PaddedImages {
     /// Number of images, B.
     pub fn batch(&self) -> usize {
         self.sizes.len()
+    }
+
+    /// Copies the images to where the network runs.
+    pub fn to_device(&self, device: &Device) -> ImageBatch {
+        let shape = [self.batch(), self.padded.height, self.padded.width, 3];
+        let pixels = Tensor::from_data(TensorData::new(self.pixels.clone(), shape), device);
+        ImageBatch { pixels: FeatureMap::from_nhwc(pixels), sizes: self.sizes.clone() }
+    }
+}
+
+/// [`PaddedImages`] where the network runs.
+#[derive(Debug, Clone)]
+pub struct ImageBatch {
+    /// RGB, `[B, H, W, 3]`.
+    pub pixels: FeatureMap,
+    /// Size of each image without its padding, in network pixels.
+    pub sizes: Vec<ImageSize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_keep_their_layout_on_the_device() {
+        let images = PaddedImages {
+            pixels: (0..36).map(|value| value as f32).collect(),
+            padded: ImageSize::new(2, 3),
+            sizes: vec![ImageSize::new(2, 3), ImageSize::new(1, 2)],
+        };
+        let batch = images.to_device(&Device::default());
+        assert_eq!(batch.pixels.dims(), [2, 2, 3, 3]);
+        assert_eq!(batch.sizes, images.sizes);
+        assert_eq!(batch.pixels.into_nhwc().into_data().to_vec::<f32>().unwrap(), images.pixels);
     }
 }

@@ -8,12 +8,14 @@ mod images;
 mod instance_mask;
 mod losses;
 mod proposals;
+mod pyramid;
 mod targets;
 
 pub use boxes::{BBox, ImageSize};
 pub use detections::{Detections, SoftMask};
-pub use images::PaddedImages;
+pub use images::{ImageBatch, PaddedImages};
 pub use instance_mask::InstanceMask;
 pub use losses::Losses;
 pub use proposals::Proposals;
+pub use pyramid::Pyramid;
 pub use targets::{Targets, TrainBatch};
