@@ -3,6 +3,7 @@
 //! Names and defaults are those of torchvision 0.26 `maskrcnn_resnet50_fpn`, apart from what a field's doc says.
 //! A missing field takes its default, an unknown field is an error.
 
+use cbn::{FrozenNormConfig, NormConfig};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -75,6 +76,8 @@ impl DetectorConfig {
 pub struct ResNetConfig {
     /// Which of the residual networks. Default: ResNet-50.
     pub depth: ResNetDepth,
+    /// Norm of every convolution. Default: frozen.
+    pub norm: NormConfig,
     /// How many stages do not train, counted from the stem: 0 none, 1 the stem and the first stage, 4 all.
     /// Default: 0.
     pub frozen_stages: usize,
@@ -82,7 +85,7 @@ pub struct ResNetConfig {
 
 impl Default for ResNetConfig {
     fn default() -> Self {
-        Self { depth: ResNetDepth::R50, frozen_stages: 0 }
+        Self { depth: ResNetDepth::R50, norm: NormConfig::Frozen(FrozenNormConfig::default()), frozen_stages: 0 }
     }
 }
 
@@ -106,11 +109,13 @@ pub enum ResNetDepth {
 pub struct FpnConfig {
     /// Channels of every level. Default: 256.
     pub channels: usize,
+    /// Norm of the lateral and the output convolutions. Default: none, they have a bias.
+    pub norm: NormConfig,
 }
 
 impl Default for FpnConfig {
     fn default() -> Self {
-        Self { channels: 256 }
+        Self { channels: 256, norm: NormConfig::Identity }
     }
 }
 
@@ -249,6 +254,8 @@ pub struct RoiPoolConfig {
 pub struct BoxBranchConfig {
     /// Layers between the pooled features and the predictors. Default: two fully connected ones.
     pub head: BoxHeadKind,
+    /// Norm of the head's convolutions, if it has any. Default: none, they have a bias.
+    pub norm: NormConfig,
     /// Width of the fully connected layers. Default: 1024.
     pub fc_dim: usize,
     /// Default: 7 bins, 2 samples, not aligned.
@@ -275,6 +282,7 @@ impl Default for BoxBranchConfig {
     fn default() -> Self {
         Self {
             head: BoxHeadKind::TwoFc,
+            norm: NormConfig::Identity,
             fc_dim: 1024,
             pool: RoiPoolConfig { side: 7, sampling_ratio: 2, aligned: false },
             positive_iou: 0.5,
@@ -328,11 +336,18 @@ pub struct MaskBranchConfig {
     pub num_convs: usize,
     /// Their channels, and the deconvolution's. Default: 256.
     pub channels: usize,
+    /// Norm of the convolutions. Default: none, they have a bias.
+    pub norm: NormConfig,
 }
 
 impl Default for MaskBranchConfig {
     fn default() -> Self {
-        Self { pool: RoiPoolConfig { side: 14, sampling_ratio: 2, aligned: false }, num_convs: 4, channels: 256 }
+        Self {
+            pool: RoiPoolConfig { side: 14, sampling_ratio: 2, aligned: false },
+            num_convs: 4,
+            channels: 256,
+            norm: NormConfig::Identity,
+        }
     }
 }
 

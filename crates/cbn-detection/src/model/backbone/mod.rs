@@ -1,0 +1,5 @@
+//! From images to feature maps of falling resolution.
+
+mod resnet;
+
+pub use resnet::ResNet;

@@ -1,0 +1,135 @@
+use burn::{
+    module::Module,
+    nn::loss::{CrossEntropyLossConfig, Reduction, SmoothL1LossConfig},
+    tensor::{Device, Tensor},
+};
+use cbn::ops::Roi;
+
+use super::{
+    box_head::{BoxHead, BoxHeadOutput},
+    pool::pool_rois,
+    postprocess::{BoxPredictions, select_detections},
+    sampling::RoiSample,
+    to_rois,
+};
+use crate::{
+    model::{config::BoxBranchConfig, host},
+    ops::BoxCoder,
+    structures::{Detections, ImageSize, Proposals, Pyramid, Targets},
+};
+
+/// The two losses of the box branch, each a single number.
+#[derive(Clone, Debug)]
+pub struct BoxLosses {
+    /// Cross entropy, mean over the sampled rois of the batch.
+    pub class: Tensor<1>,
+    /// Smooth L1 over the positives' four deltas of their class, summed and divided by the number of sampled rois.
+    pub deltas: Tensor<1>,
+}
+
+/// Classifies proposals and refines their boxes.
+#[derive(Module, Debug)]
+pub struct BoxBranch {
+    /// The layers.
+    pub head: BoxHead,
+    #[module(skip)]
+    config: BoxBranchConfig,
+    #[module(skip)]
+    num_classes: usize,
+}
+
+impl BoxBranchConfig {
+    /// A branch on a pyramid of `channels` channels, with random weights.
+    pub fn init(&self, channels: usize, num_classes: usize, device: &Device) -> BoxBranch {
+        BoxBranch { head: self.init_head(channels, num_classes, device), config: self.clone(), num_classes }
+    }
+}
+
+impl BoxBranch {
+    pub(super) fn config(&self) -> &BoxBranchConfig {
+        &self.config
+    }
+
+    pub(super) fn losses(&self, pyramid: &Pyramid, samples: &[RoiSample], targets: &[Targets]) -> BoxLosses {
+        let device = pyramid.levels[0].device();
+        let rois: Vec<Roi> = to_rois(samples.iter().map(|sample| sample.boxes.as_slice()));
+        if rois.is_empty() {
+            return BoxLosses { class: Tensor::zeros([1], &device), deltas: Tensor::zeros([1], &device) };
+        }
+        let output = self.head.forward(pool_rois(pyramid, &rois, &self.config.pool));
+        let goal = BoxGoal::new(samples, targets, &BoxCoder::new(self.config.box_weights));
+        let class = CrossEntropyLossConfig::new()
+            .init(&device)
+            .forward(output.class_logits, host::indices(&goal.logit_indices, &device));
+        BoxLosses { class, deltas: self.delta_loss(output.deltas, goal) }
+    }
+
+    fn delta_loss(&self, pred_deltas: Tensor<2>, goal: BoxGoal) -> Tensor<1> {
+        let device = pred_deltas.device();
+        let [num_rois, _] = pred_deltas.dims();
+        let num_logits = self.num_classes + 1;
+        if goal.positives.is_empty() {
+            // Connected to the graph: the layer has a gradient in every step, even if it is zero.
+            return pred_deltas.slice([0..1]).sum().mul_scalar(0.0);
+        }
+        let of_own_class: Vec<usize> =
+            goal.positives.iter().map(|&roi| roi * num_logits + goal.logit_indices[roi]).collect();
+        SmoothL1LossConfig::new()
+            .with_beta(self.config.smooth_l1_beta)
+            .init()
+            .forward_with_reduction(
+                pred_deltas.reshape([num_rois * num_logits, 4]).select(0, host::indices(&of_own_class, &device)),
+                host::rows(goal.deltas, &device),
+                Reduction::Sum,
+            )
+            .div_scalar(num_rois as f32)
+    }
+
+    pub(super) fn detect(&self, pyramid: &Pyramid, proposals: &[Proposals], sizes: &[ImageSize]) -> Vec<Detections> {
+        let rois = to_rois(proposals.iter().map(|proposals| proposals.boxes.as_slice()));
+        if rois.is_empty() {
+            return vec![Detections::default(); proposals.len()];
+        }
+        let BoxHeadOutput { class_logits, deltas } = self.head.forward(pool_rois(pyramid, &rois, &self.config.pool));
+        let (class_logits, deltas) = (host::read(class_logits), host::read(deltas));
+        let num_logits = self.num_classes + 1;
+        let mut start = 0;
+        let mut detections = Vec::with_capacity(proposals.len());
+        for (proposals, &size) in proposals.iter().zip(sizes) {
+            let of_image = start * num_logits..(start + proposals.len()) * num_logits;
+            let predictions = BoxPredictions {
+                class_logits: &class_logits[of_image.clone()],
+                deltas: &deltas[of_image.start * 4..of_image.end * 4],
+                num_classes: self.num_classes,
+            };
+            detections.push(select_detections(&predictions, proposals, size, &self.config));
+            start += proposals.len();
+        }
+        detections
+    }
+}
+
+/// What the box head should say about the sampled rois of a batch.
+struct BoxGoal {
+    /// One per roi: 0 for background, 1 + label for an object.
+    logit_indices: Vec<usize>,
+    /// The rois that stand for an object.
+    positives: Vec<usize>,
+    /// The deltas of each positive to its object.
+    deltas: Vec<[f32; 4]>,
+}
+
+impl BoxGoal {
+    fn new(samples: &[RoiSample], targets: &[Targets], coder: &BoxCoder) -> Self {
+        let mut goal = Self { logit_indices: Vec::new(), positives: Vec::new(), deltas: Vec::new() };
+        for (sample, targets) in samples.iter().zip(targets) {
+            let start = goal.logit_indices.len();
+            goal.logit_indices.extend(sample.gt_indices.iter().map(|&gt_index| targets.labels[gt_index] + 1));
+            goal.positives.extend(start..goal.logit_indices.len());
+            goal.logit_indices.resize(start + sample.boxes.len(), 0);
+            let positives = sample.boxes.iter().zip(&sample.gt_indices);
+            goal.deltas.extend(positives.map(|(roi, &gt_index)| coder.encode(&targets.boxes[gt_index], roi)));
+        }
+        goal
+    }
+}

@@ -1,0 +1,107 @@
+use burn::{
+    module::Module,
+    nn::loss::BinaryCrossEntropyLossConfig,
+    tensor::{Device, Int, Tensor, TensorData, activation::sigmoid},
+};
+
+use super::{mask_head::MaskHead, pool::pool_rois, sampling::RoiSample, to_rois};
+use crate::{
+    model::{config::MaskBranchConfig, host},
+    structures::{Detections, Pyramid, SoftMask, Targets},
+};
+
+/// Draws a mask on every detected box.
+#[derive(Module, Debug)]
+pub struct MaskBranch {
+    /// The layers.
+    pub head: MaskHead,
+    #[module(skip)]
+    config: MaskBranchConfig,
+}
+
+impl MaskBranchConfig {
+    /// A branch on a pyramid of `channels` channels, with random weights.
+    pub fn init(&self, channels: usize, num_classes: usize, device: &Device) -> MaskBranch {
+        MaskBranch { head: self.init_head(channels, num_classes, device), config: self.clone() }
+    }
+
+    /// Cells along each side of a mask.
+    const fn mask_side(&self) -> usize {
+        2 * self.pool.side
+    }
+}
+
+impl MaskBranch {
+    /// Binary cross entropy in the channel of each positive's class, mean over positives and cells; zero without positives.
+    ///
+    /// # Panics
+    ///
+    /// If targets of an image with positives have no masks.
+    pub(super) fn loss(&self, pyramid: &Pyramid, samples: &[RoiSample], targets: &[Targets]) -> Tensor<1> {
+        let device = pyramid.levels[0].device();
+        let rois = to_rois(samples.iter().map(RoiSample::positives));
+        if rois.is_empty() {
+            return Tensor::zeros([1], &device);
+        }
+        let labels: Vec<usize> = samples
+            .iter()
+            .zip(targets)
+            .flat_map(|(sample, targets)| sample.gt_indices.iter().map(|&gt_index| targets.labels[gt_index]))
+            .collect();
+        let logits = self.head.forward(pool_rois(pyramid, &rois, &self.config.pool)).into_nhwc();
+        let gt_masks = self.gt_masks(samples, targets, &device);
+        BinaryCrossEntropyLossConfig::new()
+            .with_logits(true)
+            .init(&device)
+            .forward(own_channel(logits, &labels), gt_masks)
+    }
+
+    /// The masks of the positives' objects under the positives' boxes, 0 or 1, `[N, M, M]`.
+    fn gt_masks(&self, samples: &[RoiSample], targets: &[Targets], device: &Device) -> Tensor<3, Int> {
+        let side = self.config.mask_side();
+        let mut cells = Vec::new();
+        for (sample, targets) in samples.iter().zip(targets).filter(|(sample, _)| !sample.gt_indices.is_empty()) {
+            let masks = targets.masks.as_ref().expect("targets of a detector with a mask branch have masks");
+            for (roi, &gt_index) in sample.positives().iter().zip(&sample.gt_indices) {
+                cells.extend(masks[gt_index].crop_and_resize(roi, side).into_iter().map(|cell| cell as i64));
+            }
+        }
+        let num_rois = cells.len() / (side * side);
+        Tensor::from_data(TensorData::new(cells, [num_rois, side, side]), device)
+    }
+
+    /// Adds masks to the detections of each image.
+    pub(super) fn add_masks(&self, pyramid: &Pyramid, mut detections: Vec<Detections>) -> Vec<Detections> {
+        let rois = to_rois(detections.iter().map(|found| found.boxes.as_slice()));
+        let mut masks = if rois.is_empty() {
+            Vec::new()
+        } else {
+            let labels: Vec<usize> = detections.iter().flat_map(|found| &found.labels).copied().collect();
+            let logits = self.head.forward(pool_rois(pyramid, &rois, &self.config.pool)).into_nhwc();
+            self.to_soft_masks(sigmoid(own_channel(logits, &labels)))
+        }
+        .into_iter();
+        for found in &mut detections {
+            found.masks = Some(masks.by_ref().take(found.boxes.len()).collect());
+        }
+        detections
+    }
+
+    fn to_soft_masks(&self, probabilities: Tensor<3>) -> Vec<SoftMask> {
+        let side = self.config.mask_side();
+        host::read(probabilities)
+            .chunks_exact(side * side)
+            .map(|mask| SoftMask { side, probabilities: mask.to_vec() })
+            .collect()
+    }
+}
+
+/// Of the logits `[N, M, M, K + 1]`, those of each roi's own class, `[N, M, M]`.
+fn own_channel(logits: Tensor<4>, labels: &[usize]) -> Tensor<3> {
+    let [num_rois, height, width, _] = logits.dims();
+    let logit_indices: Vec<usize> = labels.iter().map(|label| label + 1).collect();
+    let channels = host::indices(&logit_indices, &logits.device())
+        .reshape([num_rois, 1, 1, 1])
+        .expand([num_rois, height, width, 1]);
+    logits.gather(3, channels).squeeze_dim(3)
+}

@@ -1,0 +1,94 @@
+//! What is done per region: classify it, refine its box, draw its mask.
+
+mod box_branch;
+mod box_head;
+mod mask_branch;
+mod mask_head;
+mod pool;
+mod postprocess;
+mod sampling;
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use cbn::ops::Roi;
+use rand::Rng;
+
+pub use box_branch::{BoxBranch, BoxLosses};
+pub use box_head::{BoxHead, BoxHeadOutput};
+pub use mask_branch::MaskBranch;
+pub use mask_head::{Deconv2x2, MaskHead};
+pub use pool::pool_rois;
+
+use crate::{
+    model::config::DetectorConfig,
+    structures::{BBox, Detections, ImageSize, Proposals, Pyramid, Targets},
+};
+use sampling::{RoiSample, sample_rois};
+
+/// The branches that look at regions.
+#[derive(Module, Debug)]
+pub struct RoiHeads {
+    /// Class and box of every region.
+    pub boxes: BoxBranch,
+    /// Masks: there in a Mask R-CNN.
+    pub mask: Option<MaskBranch>,
+}
+
+/// The losses of the ROI heads.
+#[derive(Clone, Debug)]
+pub struct RoiLosses {
+    /// Class and box.
+    pub boxes: BoxLosses,
+    /// Masks, if the detector draws them.
+    pub mask: Option<Tensor<1>>,
+}
+
+impl RoiHeads {
+    pub(super) fn init(config: &DetectorConfig, device: &Device) -> Self {
+        let channels = config.neck.channels;
+        Self {
+            boxes: config.box_head.init(channels, config.num_classes, device),
+            mask: config.mask_head.as_ref().map(|mask| mask.init(channels, config.num_classes, device)),
+        }
+    }
+
+    /// Losses on regions drawn from the proposals.
+    pub fn forward_train<R: Rng>(
+        &self,
+        pyramid: &Pyramid,
+        proposals: Vec<Proposals>,
+        targets: &[Targets],
+        rng: &mut R,
+    ) -> RoiLosses {
+        let samples: Vec<RoiSample> = proposals
+            .into_iter()
+            .zip(targets)
+            .map(|(proposals, targets)| sample_rois(proposals, targets, self.boxes.config(), rng))
+            .collect();
+        RoiLosses {
+            boxes: self.boxes.losses(pyramid, &samples, targets),
+            mask: self.mask.as_ref().map(|mask| mask.loss(pyramid, &samples, targets)),
+        }
+    }
+
+    /// Detections of each image, at network scale.
+    pub fn detect(&self, pyramid: &Pyramid, proposals: &[Proposals], sizes: &[ImageSize]) -> Vec<Detections> {
+        let detections = self.boxes.detect(pyramid, proposals, sizes);
+        match &self.mask {
+            Some(mask) => mask.add_masks(pyramid, detections),
+            None => detections,
+        }
+    }
+}
+
+/// The boxes of each image of a batch, image after image.
+fn to_rois<'a>(boxes_of_images: impl Iterator<Item = &'a [BBox]>) -> Vec<Roi> {
+    boxes_of_images
+        .enumerate()
+        .flat_map(|(batch_index, boxes)| {
+            boxes.iter().map(move |&BBox { x1, y1, x2, y2 }| Roi { batch_index, x1, y1, x2, y2 })
+        })
+        .collect()
+}

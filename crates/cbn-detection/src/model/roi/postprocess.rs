@@ -1,0 +1,108 @@
+//! From class logits and deltas to detections: plain arithmetic on the host.
+
+use crate::{
+    model::config::BoxBranchConfig,
+    ops::{BoxCoder, nms_by_group},
+    structures::{BBox, Detections, ImageSize, Proposals},
+};
+
+/// Detections with a shorter side are dropped, in pixels (torchvision `RoIHeads.postprocess_detections`).
+const MIN_SIDE_PX: f32 = 1e-2;
+
+/// What the box head says about the proposals of one image; K classes without background.
+pub(super) struct BoxPredictions<'a> {
+    /// `[N, K + 1]`, background first.
+    pub class_logits: &'a [f32],
+    /// `[N, K + 1, 4]`, those of the background unused.
+    pub deltas: &'a [f32],
+    /// K.
+    pub num_classes: usize,
+}
+
+/// Every class of every proposal that scores above the threshold, rid of near-duplicates within its class, best first.
+pub(super) fn select_detections(
+    predictions: &BoxPredictions<'_>,
+    proposals: &Proposals,
+    image: ImageSize,
+    config: &BoxBranchConfig,
+) -> Detections {
+    let coder = BoxCoder::new(config.box_weights);
+    let num_logits = predictions.num_classes + 1;
+    let (mut boxes, mut scores, mut labels): (Vec<BBox>, Vec<f32>, Vec<usize>) = Default::default();
+    for (roi, (proposal, logits)) in
+        proposals.boxes.iter().zip(predictions.class_logits.chunks_exact(num_logits)).enumerate()
+    {
+        for (logit_index, score) in softmax(logits).enumerate().skip(1) {
+            if score <= config.score_threshold || score.is_nan() {
+                continue;
+            }
+            let start = (roi * num_logits + logit_index) * 4;
+            let deltas = std::array::from_fn(|k| predictions.deltas[start + k]);
+            let bbox = coder.decode(deltas, proposal).clip(image);
+            if bbox.width() >= MIN_SIDE_PX && bbox.height() >= MIN_SIDE_PX {
+                boxes.push(bbox);
+                scores.push(score);
+                labels.push(logit_index - 1);
+            }
+        }
+    }
+    let mut kept = nms_by_group(&boxes, &scores, &labels, config.nms_threshold);
+    kept.truncate(config.max_detections);
+    Detections {
+        boxes: kept.iter().map(|&index| boxes[index]).collect(),
+        scores: kept.iter().map(|&index| scores[index]).collect(),
+        labels: kept.iter().map(|&index| labels[index]).collect(),
+        masks: None,
+    }
+}
+
+fn softmax(logits: &[f32]) -> impl Iterator<Item = f32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = logits.iter().map(|logit| (logit - largest).exp()).sum();
+    logits.iter().map(move |logit| (logit - largest).exp() / sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IMAGE: ImageSize = ImageSize::new(100, 100);
+
+    fn select(boxes: &[BBox], probabilities: &[[f32; 3]], max_detections: usize) -> Detections {
+        let class_logits: Vec<f32> = probabilities.iter().flatten().map(|probability| probability.ln()).collect();
+        let predictions =
+            BoxPredictions { class_logits: &class_logits, deltas: &vec![0.0; boxes.len() * 12], num_classes: 2 };
+        let proposals = Proposals { boxes: boxes.to_vec(), scores: vec![1.0; boxes.len()] };
+        let config = BoxBranchConfig { max_detections, ..BoxBranchConfig::default() };
+        select_detections(&predictions, &proposals, IMAGE, &config)
+    }
+
+    #[test]
+    fn a_proposal_can_be_several_classes_and_duplicates_fall_within_one() {
+        let bbox = BBox::new(10.0, 10.0, 50.0, 50.0);
+        let found = select(&[bbox, bbox], &[[0.1, 0.3, 0.6], [0.2, 0.5, 0.3]], 100);
+        assert_eq!(found.labels, [1, 0]);
+        assert_eq!(found.boxes, [bbox, bbox]);
+        // The logits went through ln and exp: one rounding each.
+        assert!((found.scores[0] - 0.6).abs() < 1e-6 && (found.scores[1] - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn low_scores_and_the_background_are_no_detections() {
+        let bbox = BBox::new(10.0, 10.0, 50.0, 50.0);
+        assert!(select(&[bbox], &[[0.92, 0.04, 0.04]], 100).is_empty());
+        assert_eq!(select(&[bbox], &[[0.2, 0.4, 0.4]], 1).len(), 1);
+    }
+
+    #[test]
+    fn each_class_has_its_own_deltas() {
+        let bbox = BBox::new(10.0, 10.0, 50.0, 50.0);
+        let mut deltas = vec![0.0; 12];
+        deltas[8] = 1.0; // dx of class 1, weight 10: a tenth of the width.
+        let predictions = BoxPredictions { class_logits: &[0.0; 3], deltas: &deltas, num_classes: 2 };
+        let proposals = Proposals { boxes: vec![bbox], scores: vec![1.0] };
+        let found = select_detections(&predictions, &proposals, IMAGE, &BoxBranchConfig::default());
+        assert_eq!(found.labels, [0, 1]);
+        assert_eq!(found.boxes, [bbox, BBox::new(14.0, 10.0, 54.0, 50.0)]);
+    }
+}
