@@ -1,5 +1,8 @@
 use std::path::PathBuf;
 
+use crate::data::DataError;
+use crate::structures::ImageSize;
+
 /// Why detections cannot be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
@@ -73,9 +76,20 @@ pub enum EvalError {
         /// Id of the image.
         image: u64,
     },
+    /// A mask was made for another image.
+    #[error("a mask has size {found}, its image {expected}")]
+    MaskSize {
+        /// Of the mask.
+        found: ImageSize,
+        /// Of the image.
+        expected: ImageSize,
+    },
     /// The limits on the number of detections do not rise.
     #[error("max_detections is {0:?}: three rising positive numbers are needed, such as [1, 10, 100]")]
     MaxDetections([usize; 3]),
+    /// An image could not be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// The evaluation itself refused the data.
     #[error("cannot evaluate: {0}")]
     Engine(#[from] hotcoco::Error),

@@ -6,6 +6,7 @@
 mod coco;
 mod collect;
 mod error;
+mod evaluator;
 mod paste_masks;
 mod report;
 mod results;
@@ -13,6 +14,7 @@ mod results;
 pub use coco::{ClassAp, EvalConfig, GroundTruth, IouType, Summary, evaluate};
 pub use collect::collect;
 pub use error::EvalError;
+pub use evaluator::Evaluator;
 pub use paste_masks::paste_mask;
 pub use report::{class_table, score_table};
 pub use results::{CocoDetection, mask_to_rle, read_results, write_results};

@@ -5,7 +5,7 @@ use hotcoco::{Rle, Segmentation, mask};
 use serde::{Deserialize, Serialize};
 
 use super::EvalError;
-use crate::structures::InstanceMask;
+use crate::structures::{ImageSize, InstanceMask};
 
 /// One entry of a COCO results file, in original pixels.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +22,26 @@ pub struct CocoDetection {
     /// Mask as compressed RLE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segmentation: Option<Segmentation>,
+}
+
+impl CocoDetection {
+    /// The mask, in an image of this size; none if there are only boxes.
+    ///
+    /// # Errors
+    ///
+    /// If the run lengths are malformed or made for another size.
+    pub fn mask(&self, image: ImageSize) -> Result<Option<InstanceMask>, EvalError> {
+        let Some(segmentation) = &self.segmentation else { return Ok(None) };
+        let rle = segmentation.to_rle(image.height as u32, image.width as u32)?;
+        if (rle.h as usize, rle.w as usize) != (image.height, image.width) {
+            let found = ImageSize::new(rle.h as usize, rle.w as usize);
+            return Err(EvalError::MaskSize { found, expected: image });
+        }
+        let columns = mask::decode(&rle);
+        let (height, width) = (image.height, image.width);
+        let rows: Vec<u8> = (0..height * width).map(|at| columns[at % width * height + at / width]).collect();
+        Ok(Some(InstanceMask::from_full(image, &rows)))
+    }
 }
 
 /// Reads a COCO results file.
@@ -91,7 +111,6 @@ fn run_lengths(instance: &InstanceMask) -> Rle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::structures::ImageSize;
     use proptest::prelude::*;
 
     proptest! {
@@ -101,7 +120,11 @@ mod tests {
             let full: Vec<u8> = full.into_iter().map(u8::from).collect();
             let column_major: Vec<u8> = (0..30).map(|at| full[at % 5 * 6 + at / 5]).collect();
             let expected = mask::encode(&column_major, 5, 6).unwrap();
-            prop_assert_eq!(run_lengths(&InstanceMask::from_full(size, &full)).counts, expected.counts);
+            let instance = InstanceMask::from_full(size, &full);
+            prop_assert_eq!(run_lengths(&instance).counts, expected.counts);
+            let segmentation = Some(mask_to_rle(&instance));
+            let detection = CocoDetection { image_id: 1, category_id: 1, bbox: None, score: 1.0, segmentation };
+            prop_assert_eq!(detection.mask(size).unwrap().unwrap().to_full(), full);
         }
     }
 }

@@ -66,8 +66,8 @@ pub struct EvaluationRecord {
     pub iteration: usize,
     /// Finished epochs.
     pub epoch: usize,
-    /// For `bbox` and `segm`, COCO's twelve numbers by name.
-    pub metrics: BTreeMap<String, BTreeMap<String, f64>>,
+    /// For `bbox` and `segm`, COCO's twelve numbers by name; null where there is nothing to measure.
+    pub metrics: BTreeMap<String, BTreeMap<String, Option<f64>>>,
     /// How long it took.
     pub elapsed_s: f64,
 }

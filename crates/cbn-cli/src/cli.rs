@@ -1,0 +1,280 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use cbn_detection::data::DataPaths;
+use cbn_detection::eval::IouType;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::device::DeviceKind;
+
+/// Train, test and evaluate Faster and Mask R-CNN with Cross-Iteration Batch Normalization on COCO-format data.
+#[derive(Debug, Parser)]
+#[command(name = "cbn", version, after_help = "Exit codes: 0 done, 1 failed or found wrong, 2 wrong usage.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make pictures of shapes, train a small Mask R-CNN with CBN on them, evaluate, draw
+    Demo(DemoArgs),
+    /// Train a recipe
+    Train(TrainArgs),
+    /// Run a checkpoint over the validation images and score it
+    Test(TestArgs),
+    /// Score a COCO results file
+    Eval(EvalArgs),
+    /// Find objects in pictures: overlays and one JSON file
+    Detect(DetectArgs),
+    /// Look at recipes
+    #[command(subcommand)]
+    Recipe(RecipeCommand),
+    /// Look at data sets, make one
+    #[command(subcommand)]
+    Data(DataCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Directory for data, checkpoints, log and pictures [default: the first free of work_dirs/demo, demo-2, ...]
+    #[arg(long)]
+    pub work_dir: Option<PathBuf>,
+    /// Number of training images
+    #[arg(long, default_value_t = 320)]
+    pub images: usize,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Recipe file
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Directory for checkpoints and log [default: work_dirs/RECIPE]
+    #[arg(long)]
+    pub work_dir: Option<PathBuf>,
+    /// Go on from the work directory's last checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What training commands share.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where the arithmetic happens
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    pub device: DeviceKind,
+    /// Change a value of the recipe; may be given more than once
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// The same as --set train.seed=N
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+impl RunArgs {
+    /// All overrides, the seed's last.
+    pub fn assignments(&self) -> Vec<String> {
+        let seed = self.seed.map(|seed| format!("train.seed={seed}"));
+        self.set.iter().cloned().chain(seed).collect()
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Recipe file
+    pub recipe: PathBuf,
+    /// Checkpoint file
+    pub checkpoint: PathBuf,
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// What to score [default: all that the detector finds]
+    #[arg(long, value_enum, num_args = 1..)]
+    pub eval: Vec<EvalKind>,
+    /// Write the detections as COCO results JSON
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Where the arithmetic happens
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    pub device: DeviceKind,
+    /// Change a value of the recipe; may be given more than once
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// COCO annotations
+    pub ground_truth: PathBuf,
+    /// COCO results
+    pub detections: PathBuf,
+    /// What to score
+    #[arg(long, value_enum, num_args = 1.., default_value = "bbox")]
+    pub eval: Vec<EvalKind>,
+    /// Detections per image and class that count, for the three recalls; the last holds for all else
+    #[arg(long, num_args = 3, default_values_t = [1, 10, 100])]
+    pub max_detections: Vec<usize>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DetectArgs {
+    /// Checkpoint file
+    pub checkpoint: PathBuf,
+    /// JPEG or PNG files
+    #[arg(required = true)]
+    pub images: Vec<PathBuf>,
+    /// Directory for the overlays and detections.json
+    #[arg(long)]
+    pub out_dir: PathBuf,
+    /// Leave out detections below this
+    #[arg(long, default_value_t = 0.5)]
+    pub score: f64,
+    /// Where the arithmetic happens
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    pub device: DeviceKind,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RecipeCommand {
+    /// Print every resolved number as JSON
+    Show(RecipeArgs),
+    /// Say whether a recipe is sound, and if not, which line is wrong
+    Check(RecipeArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RecipeArgs {
+    /// Recipe file
+    pub recipe: PathBuf,
+    /// Change a value of the recipe; may be given more than once
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Take class count and epoch length from this data set
+    #[arg(long, conflicts_with_all = ["images", "classes"])]
+    pub data: Option<PathBuf>,
+    /// Training images, where there is no data set to count [default: as COCO train2017]
+    #[arg(long, default_value_t = 117_266)]
+    pub images: usize,
+    /// Classes, where there is no data set to count [default: as COCO]
+    #[arg(long, default_value_t = 80)]
+    pub classes: usize,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// List what a training would stumble on
+    Check(DataCheckArgs),
+    /// Make a data set of simple shapes
+    Synth(DataSynthArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DataCheckArgs {
+    /// Data directory: train.json, val.json, images/, or COCO's own layout
+    pub dir: PathBuf,
+    /// Print JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DataSynthArgs {
+    /// Directory to write to
+    pub dir: PathBuf,
+    /// Training images
+    #[arg(long, default_value_t = 200)]
+    pub train: usize,
+    /// Validation images
+    #[arg(long, default_value_t = 40)]
+    pub val: usize,
+    /// Sides of every image, in pixels
+    #[arg(long, default_value_t = 128)]
+    pub size: usize,
+    /// Most objects on an image
+    #[arg(long, default_value_t = 4)]
+    pub objects: usize,
+    /// The same seed draws the same data
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Where the data lies: a directory, single paths, or a directory with some paths replaced.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// Data directory: train.json, val.json, images/, or COCO's own layout
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Training annotations
+    #[arg(long)]
+    pub train_annotations: Option<PathBuf>,
+    /// Training images
+    #[arg(long)]
+    pub train_images: Option<PathBuf>,
+    /// Validation annotations
+    #[arg(long)]
+    pub val_annotations: Option<PathBuf>,
+    /// Validation images
+    #[arg(long)]
+    pub val_images: Option<PathBuf>,
+}
+
+impl DataArgs {
+    pub fn paths(&self) -> DataPaths {
+        DataPaths {
+            dir: self.data.clone(),
+            train_annotations: self.train_annotations.clone(),
+            train_images: self.train_images.clone(),
+            val_annotations: self.val_annotations.clone(),
+            val_images: self.val_images.clone(),
+        }
+    }
+}
+
+/// What overlap is measured on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EvalKind {
+    /// Boxes
+    Bbox,
+    /// Masks
+    Segm,
+}
+
+impl From<EvalKind> for IouType {
+    fn from(kind: EvalKind) -> Self {
+        match kind {
+            EvalKind::Bbox => Self::Bbox,
+            EvalKind::Segm => Self::Segm,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_seed_is_the_last_override() {
+        let cli = Cli::parse_from(["cbn", "train", "r.toml", "--seed", "7", "--set", "train.seed=3"]);
+        let Command::Train(args) = cli.command else { panic!("not train") };
+        assert_eq!(args.run.assignments(), ["train.seed=3", "train.seed=7"]);
+    }
+}

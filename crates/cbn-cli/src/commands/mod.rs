@@ -1,0 +1,9 @@
+//! One file per command.
+
+pub mod data;
+pub mod demo;
+pub mod detect;
+pub mod eval;
+pub mod recipe;
+pub mod test;
+pub mod train;

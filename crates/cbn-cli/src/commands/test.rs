@@ -1,0 +1,67 @@
+//! `cbn test`: run a checkpoint over the validation images and score it.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use cbn_detection::data::Split;
+use cbn_detection::eval::{IouType, write_results};
+use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve};
+
+use crate::cli::TestArgs;
+use crate::model_file::TrainedModel;
+use crate::output::progress::evaluation_bar;
+use crate::output::{expected, scores};
+use crate::session::{evaluator, iou_types, load_split};
+
+pub fn run(args: &TestArgs) -> Result<()> {
+    let recipe = Recipe::load(&args.recipe, &args.set)?;
+    let device = args.device.open()?;
+    if let Some(path) = &args.out {
+        File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let dataset = Arc::new(load_split(&args.data.paths(), Split::Val)?);
+    let model = TrainedModel::load_as(&args.checkpoint, |saved| plan_like(&recipe, &saved), &device)?;
+    anyhow::ensure!(
+        model.categories == dataset.categories,
+        "checkpoint {} was trained on other categories than {} has",
+        args.checkpoint.display(),
+        dataset.annotations_path().display()
+    );
+    let evaluator = evaluator(&model.plan, dataset, kinds(args, &model.plan)?)?;
+    let bar = evaluation_bar(evaluator.num_images());
+    let (detections, summaries) =
+        evaluator.run(&model.detector, &device, &mut |num_done| bar.set_position(num_done as u64))?;
+    bar.finish_and_clear();
+    if let Some(path) = &args.out {
+        write_results(path, &detections)?;
+    }
+    scores::print(&summaries, args.json)?;
+    if let (Some(expected), false) = (&model.plan.expected, args.json) {
+        print!("{}", expected::compare(expected, &scores::metrics(&summaries)));
+    }
+    Ok(())
+}
+
+/// The recipe's plan, for the data set that the checkpoint was trained on.
+fn plan_like(recipe: &Recipe, saved: &Plan) -> Result<Plan> {
+    let facts = DataFacts {
+        num_classes: saved.model.num_classes,
+        iterations_per_epoch: saved.train.iterations_per_epoch,
+    };
+    Ok(resolve(recipe, facts)?)
+}
+
+fn kinds(args: &TestArgs, plan: &Plan) -> Result<Vec<IouType>> {
+    let possible = iou_types(plan);
+    if args.eval.is_empty() {
+        return Ok(possible);
+    }
+    let kinds: Vec<IouType> = args.eval.iter().map(|&kind| kind.into()).collect();
+    anyhow::ensure!(
+        kinds.iter().all(|kind| possible.contains(kind)),
+        "--eval segm: {} has no [model.mask_head], so there are no masks to score",
+        args.recipe.display()
+    );
+    Ok(kinds)
+}

@@ -1,0 +1,6 @@
+//! What the user sees.
+
+pub mod expected;
+pub mod overlay;
+pub mod progress;
+pub mod scores;

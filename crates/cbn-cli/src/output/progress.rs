@@ -1,0 +1,98 @@
+//! The progress of a run on stderr.
+
+use std::time::{Duration, Instant};
+
+use cbn_detection::train::{Event, IterationRecord, Record};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::scores::{self, Metrics};
+
+/// How often a line is printed where there is no terminal to redraw a bar on.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Draws a bar on a terminal, prints a line now and then elsewhere.
+pub struct Progress {
+    bar: ProgressBar,
+    num_iterations: usize,
+    began: Instant,
+    /// Where this process took the run up.
+    first_iteration: usize,
+    last_line: Instant,
+    last_metrics: Option<Metrics>,
+}
+
+impl Progress {
+    pub fn new(num_iterations: usize) -> Self {
+        let bar = ProgressBar::new(num_iterations as u64);
+        bar.set_style(style("{bar:24} {pos}/{len} {elapsed_precise} eta {eta_precise} {wide_msg}"));
+        let now = Instant::now();
+        Self { bar, num_iterations, began: now, first_iteration: 0, last_line: now, last_metrics: None }
+    }
+
+    /// Takes an event of the training loop.
+    pub fn show(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Logged(Record::Start { iteration, .. }) => {
+                self.first_iteration = *iteration;
+                self.bar.set_position(*iteration as u64);
+                self.bar.reset_eta();
+            }
+            Event::Logged(Record::Iteration(record)) => self.iteration(record),
+            Event::Logged(Record::Evaluation(record)) => {
+                let line = format!("iteration {}: {}", record.iteration, scores::short(&record.metrics));
+                self.line(&line);
+                self.last_metrics = Some(record.metrics.clone());
+            }
+            Event::Logged(Record::Checkpoint { path, .. }) => self.line(&format!("wrote {}", path.display())),
+            Event::Evaluating { num_done, num_images } => {
+                self.bar.set_message(format!("evaluating {num_done}/{num_images}"));
+            }
+        }
+    }
+
+    /// Ends the bar; the last evaluation's numbers.
+    pub fn finish(self) -> Option<Metrics> {
+        self.bar.finish_and_clear();
+        self.last_metrics
+    }
+
+    fn iteration(&mut self, record: &IterationRecord) {
+        let message = describe(record);
+        self.bar.set_position(record.iteration as u64);
+        self.bar.set_message(message.clone());
+        if self.bar.is_hidden() && self.last_line.elapsed() >= PLAIN_INTERVAL {
+            let eta = self.remaining(record.iteration);
+            self.line(&format!("{}/{} eta {}s {message}", record.iteration, self.num_iterations, eta.as_secs()));
+        }
+    }
+
+    fn remaining(&self, iteration: usize) -> Duration {
+        let num_done = iteration.saturating_sub(self.first_iteration).max(1);
+        self.began.elapsed().mul_f64((self.num_iterations - iteration) as f64 / num_done as f64)
+    }
+
+    fn line(&mut self, text: &str) {
+        self.last_line = Instant::now();
+        if self.bar.is_hidden() {
+            eprintln!("{text}");
+        } else {
+            self.bar.println(text);
+        }
+    }
+}
+
+fn describe(record: &IterationRecord) -> String {
+    let losses: Vec<String> = record.losses.iter().map(|(name, loss)| format!("{name} {loss:.3}")).collect();
+    format!("lr {:.5} loss {:.3} ({})", record.learning_rate, record.loss, losses.join(" "))
+}
+
+/// A bar over the images of an evaluation.
+pub fn evaluation_bar(num_images: usize) -> ProgressBar {
+    let bar = ProgressBar::new(num_images as u64);
+    bar.set_style(style("evaluating {bar:24} {pos}/{len} eta {eta_precise}"));
+    bar
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is one of the constants of this file")
+}

@@ -1,0 +1,65 @@
+use burn::tensor::Device;
+
+use super::{CocoDetection, EvalConfig, EvalError, GroundTruth, IouType, Summary, collect, evaluate};
+use crate::data::TestLoader;
+use crate::model::Detector;
+
+/// Runs a detector over a data set and scores what it finds.
+#[derive(Debug)]
+pub struct Evaluator {
+    loader: TestLoader,
+    ground_truth: GroundTruth,
+    iou_types: Vec<IouType>,
+    config: EvalConfig,
+}
+
+impl Evaluator {
+    /// Scores against the annotations that the loader's data set was read from.
+    ///
+    /// # Errors
+    ///
+    /// The annotations cannot be read, or the limits on detections do not rise.
+    pub fn new(loader: TestLoader, iou_types: Vec<IouType>, config: EvalConfig) -> Result<Self, EvalError> {
+        config.validate()?;
+        let ground_truth = GroundTruth::load(loader.dataset().annotations_path())?;
+        Ok(Self { loader, ground_truth, iou_types, config })
+    }
+
+    /// Images that a run goes through.
+    pub fn num_images(&self) -> usize {
+        self.loader.num_images()
+    }
+
+    /// Detects objects in every image and scores them, once per IoU type.
+    ///
+    /// `on_progress` is told after each batch how many images are done.
+    ///
+    /// # Errors
+    ///
+    /// An image cannot be read, or masks are to be scored and the detector has no mask head.
+    pub fn run(
+        &self,
+        detector: &Detector,
+        device: &Device,
+        on_progress: &mut dyn FnMut(usize),
+    ) -> Result<(Vec<CocoDetection>, Vec<Summary>), EvalError> {
+        let category_ids = self.loader.dataset().category_ids();
+        let mut found = Vec::new();
+        let mut num_done = 0;
+        for batch in self.loader.batches() {
+            let batch = batch?;
+            let detections = detector.detect(&batch.images.to_device(device));
+            for (detections, meta) in detections.iter().zip(&batch.metas) {
+                found.extend(collect(detections, meta, &category_ids));
+            }
+            num_done += batch.metas.len();
+            on_progress(num_done);
+        }
+        let summaries = self
+            .iou_types
+            .iter()
+            .map(|&iou_type| evaluate(&self.ground_truth, &found, iou_type, &self.config))
+            .collect::<Result<_, _>>()?;
+        Ok((found, summaries))
+    }
+}
