@@ -27,8 +27,7 @@ impl Session {
             "training and validation annotations have different categories, so labels would mean different things"
         );
         let loader = TrainLoader::new(train.clone(), recipe.data.transform.clone(), train_loader(recipe))?;
-        let facts =
-            DataFacts { num_classes: train.categories.len(), iterations_per_epoch: loader.batches_per_epoch() };
+        let facts = DataFacts { num_classes: train.categories.len(), iterations_per_epoch: loader.batches_per_epoch() };
         let plan = resolve(recipe, facts)?;
         let evaluator = evaluator(&plan, val, iou_types(&plan))?;
         let trainer = Trainer {

@@ -1,5 +1,7 @@
 //! Checkpoints: what is saved comes back, and a file that does not fit says why.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps None fails, as it should")]
+
 use std::path::Path;
 
 use burn::module::{Module, Param};

@@ -1,7 +1,10 @@
 //! Recipes: the ones of this repository resolve, wrong ones say what is wrong and where.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps None fails, as it should")]
+
 use std::path::{Path, PathBuf};
 
+use cbn::{BatchNormConfig, GroupNormConfig, NormConfig};
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, RecipeError, resolve};
 
 /// COCO train2017 as the released code counts it, 16 images an iteration.
@@ -154,6 +157,30 @@ fn an_override_of_an_unknown_key_is_refused() {
 fn a_mask_norm_without_a_mask_head_is_refused() {
     let message = plan("faster_rcnn_r50_gn.toml", &["norm.mask_head=bn"]).unwrap_err().to_string();
     assert_eq!(message, "norm.mask_head is given, but there is no [model.mask_head]");
+}
+
+#[test]
+fn burn_in_is_in_iterations_once_the_epoch_is_known() {
+    let norm = |name: &str| plan(name, &[]).unwrap().model.neck.norm;
+    let NormConfig::CrossIteration(cbn) = norm("faster_rcnn_r50_cbn.toml") else { panic!("not CBN") };
+    assert_eq!((cbn.window, cbn.burn_in_iterations), (4, 58_640));
+    assert_eq!(norm("faster_rcnn_r50_none.toml"), NormConfig::Identity);
+    assert_eq!(norm("faster_rcnn_r50_syncbn.toml"), NormConfig::Sync(BatchNormConfig::default()));
+    assert_eq!(norm("faster_rcnn_r50_gn.toml"), NormConfig::Group(GroupNormConfig::new(32)));
+}
+
+#[test]
+fn norms_stand_in_their_section_and_fit_their_convolutions() {
+    let refused = |assignment: &str| plan("mask_rcnn_r50_gn.toml", &[assignment]).unwrap_err().to_string();
+    assert_eq!(
+        refused("model.neck.norm={ kind = \"group\", groups = 2 }"),
+        "model.neck.norm is given, but a recipe names its norms in [norm]"
+    );
+    assert_eq!(refused("norm.neck={ kind = \"gn\", groups = 7 }"), "norm.neck: 7 groups do not divide 256 channels");
+    assert_eq!(
+        refused("norm.box_head={ kind = \"cbn\", window = 0, burn_in = { epochs = 0 } }"),
+        "norm.box_head: a window counts the current iteration, so it is at least 1"
+    );
 }
 
 #[test]

@@ -45,10 +45,8 @@ pub fn run(args: &TestArgs) -> Result<()> {
 
 /// The recipe's plan, for the data set that the checkpoint was trained on.
 fn plan_like(recipe: &Recipe, saved: &Plan) -> Result<Plan> {
-    let facts = DataFacts {
-        num_classes: saved.model.num_classes,
-        iterations_per_epoch: saved.train.iterations_per_epoch,
-    };
+    let facts =
+        DataFacts { num_classes: saved.model.num_classes, iterations_per_epoch: saved.train.iterations_per_epoch };
     Ok(resolve(recipe, facts)?)
 }
 

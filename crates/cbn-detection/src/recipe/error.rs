@@ -55,6 +55,14 @@ pub enum RecipeError {
         /// What it must be.
         expected: &'static str,
     },
+    /// A norm does not fit the convolutions before it.
+    #[error("{key}: {reason}")]
+    Norm {
+        /// Its place in the recipe.
+        key: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// The detector cannot be built.
     #[error("model.{0}")]
     Model(#[from] ConfigError),

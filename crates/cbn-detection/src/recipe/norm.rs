@@ -1,5 +1,6 @@
 //! The TOML form of norms: a name, or a table with the norm's numbers.
 
+use cbn::{BatchNormConfig, CbnConfig, FrozenNormConfig, GroupNormConfig, NormConfig};
 use serde::de::value::{MapAccessDeserializer, MapDeserializer};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,37 @@ pub enum NormSpec {
         /// How long plain batch statistics are used at the start of training.
         burn_in: Length,
     },
+}
+
+impl NormSpec {
+    /// The layer's configuration, once an epoch's length is known.
+    pub(super) fn to_config(self, iterations_per_epoch: usize) -> NormConfig {
+        match self {
+            Self::None => NormConfig::Identity,
+            Self::Frozen => NormConfig::Frozen(FrozenNormConfig::default()),
+            Self::Bn => NormConfig::Batch(BatchNormConfig::default()),
+            Self::SyncBn => NormConfig::Sync(BatchNormConfig::default()),
+            Self::Gn { groups } => NormConfig::Group(GroupNormConfig::new(groups)),
+            Self::Cbn { window, burn_in } => NormConfig::CrossIteration(CbnConfig {
+                window,
+                burn_in_iterations: burn_in.iterations(iterations_per_epoch),
+                ..CbnConfig::default()
+            }),
+        }
+    }
+
+    /// Says why no norm of so many channels can be made of this, if so.
+    pub(super) fn fault(self, channels: usize) -> Option<String> {
+        match self {
+            Self::Gn { groups } if groups == 0 || !channels.is_multiple_of(groups) => {
+                Some(format!("{groups} groups do not divide {channels} channels"))
+            }
+            Self::Cbn { window: 0, .. } => {
+                Some("a window counts the current iteration, so it is at least 1".to_owned())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The same, as serde derives it: tables only.

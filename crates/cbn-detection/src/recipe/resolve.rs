@@ -1,13 +1,17 @@
 //! From a recipe to a plan: the only place that turns epochs into iterations.
 
-use super::schema::{Length, Moments, Recipe, TrainSection};
+use super::norm::NormSpec;
+use super::schema::{ModelSection, Moments, Recipe, TrainSection};
 use super::{Plan, RecipeError};
 use crate::data::LoaderConfig;
-use crate::model::DetectorConfig;
+use crate::model::{DetectorConfig, MaskBranchConfig};
 use crate::train::{ScheduleConfig, SgdConfig, TrainConfig};
 
 /// Batches that workers hold ready: two per worker keep it busy while the other waits.
 const QUEUED_BATCHES_PER_WORKER: usize = 2;
+
+/// A ResNet's narrowest convolution; the channels of all others are multiples of it.
+const RESNET_CHANNELS: usize = 64;
 
 /// What a recipe has to know about its data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,19 +74,47 @@ fn detector(recipe: &Recipe, facts: DataFacts) -> Result<DetectorConfig, RecipeE
         };
         return Err(RecipeError::Value { key: "norm.mask_head", found: found.to_owned(), expected });
     }
-    Ok(DetectorConfig {
+    refuse_norms_elsewhere(model)?;
+    let place = |key, spec: NormSpec, channels| match spec.fault(channels) {
+        Some(reason) => Err(RecipeError::Norm { key, reason }),
+        None => Ok(spec.to_config(facts.iterations_per_epoch)),
+    };
+    let mut config = DetectorConfig {
         num_classes: facts.num_classes,
         backbone: model.backbone.clone(),
         neck: model.neck.clone(),
         rpn: model.rpn.clone(),
         box_head: model.box_head.clone(),
         mask_head: model.mask_head.clone(),
-    })
+    };
+    config.backbone.norm = place("norm.backbone", norm.backbone, RESNET_CHANNELS)?;
+    config.neck.norm = place("norm.neck", norm.neck, model.neck.channels)?;
+    config.box_head.norm = place("norm.box_head", norm.box_head, model.neck.channels)?;
+    if let (Some(mask_head), Some(spec)) = (&mut config.mask_head, norm.mask_head) {
+        mask_head.norm = place("norm.mask_head", spec, mask_head.channels)?;
+    }
+    Ok(config)
+}
+
+/// The detector's parts have a norm field each, but in a recipe norms stand in `[norm]`, where they have units.
+fn refuse_norms_elsewhere(model: &ModelSection) -> Result<(), RecipeError> {
+    let default = ModelSection::default();
+    let mask_norm = |mask_head: &Option<MaskBranchConfig>| mask_head.clone().unwrap_or_default().norm;
+    let places = [
+        ("model.backbone.norm", &model.backbone.norm, &default.backbone.norm),
+        ("model.neck.norm", &model.neck.norm, &default.neck.norm),
+        ("model.box_head.norm", &model.box_head.norm, &default.box_head.norm),
+        ("model.mask_head.norm", &mask_norm(&model.mask_head), &mask_norm(&None)),
+    ];
+    match places.into_iter().find(|(_, found, default)| found != default) {
+        Some((key, ..)) => Err(fault(key, "given", "but a recipe names its norms in [norm]")),
+        None => Ok(()),
+    }
 }
 
 fn training(train: &TrainSection, facts: DataFacts) -> Result<TrainConfig, RecipeError> {
     let per_epoch = facts.iterations_per_epoch;
-    let num_iterations = positive("train.length", iterations(train.length, per_epoch))?;
+    let num_iterations = positive("train.length", train.length.iterations(per_epoch))?;
     let config = TrainConfig {
         num_iterations,
         iterations_per_epoch: per_epoch,
@@ -93,8 +125,8 @@ fn training(train: &TrainSection, facts: DataFacts) -> Result<TrainConfig, Recip
         },
         clip_norm: train.clip_norm.map(|limit| above_zero("train.clip_norm", limit)).transpose()?,
         seed: train.seed,
-        evaluate_every: positive("train.evaluate_every", iterations(train.evaluate_every, per_epoch))?,
-        checkpoint_every: positive("train.checkpoint_every", iterations(train.checkpoint_every, per_epoch))?,
+        evaluate_every: positive("train.evaluate_every", train.evaluate_every.iterations(per_epoch))?,
+        checkpoint_every: positive("train.checkpoint_every", train.checkpoint_every.iterations(per_epoch))?,
     };
     Ok(config)
 }
@@ -114,7 +146,7 @@ fn schedule(train: &TrainSection, per_epoch: usize) -> Result<ScheduleConfig, Re
     }
     let (warmup_iterations, warmup_ratio) = match train.warmup {
         None => (0, 1.0),
-        Some(warmup) => (iterations(warmup.length, per_epoch), not_negative("train.warmup.ratio", warmup.ratio)?),
+        Some(warmup) => (warmup.length.iterations(per_epoch), not_negative("train.warmup.ratio", warmup.ratio)?),
     };
     Ok(ScheduleConfig {
         base_learning_rate: above_zero("train.learning_rate", train.learning_rate)?,
@@ -123,13 +155,6 @@ fn schedule(train: &TrainSection, per_epoch: usize) -> Result<ScheduleConfig, Re
         drops,
         gamma: not_negative("train.gamma", train.gamma)?,
     })
-}
-
-fn iterations(length: Length, per_epoch: usize) -> usize {
-    match length {
-        Length::Epochs(epochs) => epochs * per_epoch,
-        Length::Iterations(iterations) => iterations,
-    }
 }
 
 fn positive(key: &'static str, value: usize) -> Result<usize, RecipeError> {

@@ -187,6 +187,15 @@ pub enum Length {
     Iterations(usize),
 }
 
+impl Length {
+    pub(super) fn iterations(self, iterations_per_epoch: usize) -> usize {
+        match self {
+            Self::Epochs(epochs) => epochs * iterations_per_epoch,
+            Self::Iterations(iterations) => iterations,
+        }
+    }
+}
+
 /// Points of a run: `{ epochs = [8, 11] }`, `{ iterations = [60000, 80000] }`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

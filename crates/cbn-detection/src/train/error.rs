@@ -23,7 +23,9 @@ pub enum TrainError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// The run diverged.
-    #[error("iteration {iteration}: {loss} is {value}: training has diverged; lower train.learning_rate or set train.clip_norm")]
+    #[error(
+        "iteration {iteration}: {loss} is {value}: training has diverged; lower train.learning_rate or set train.clip_norm"
+    )]
     NonFiniteLoss {
         /// Counted from 1.
         iteration: usize,

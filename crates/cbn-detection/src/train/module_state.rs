@@ -31,7 +31,8 @@ impl Path {
 /// Names are module paths, as in `backbone.stem.conv.weight`.
 pub fn collect<M: Module>(module: &M) -> NamedTensors {
     let mut collector = Collector::default();
-    module.visit(&mut collector);
+    // A visitor sees running states without their last update; `valid` takes it in first.
+    module.valid().visit(&mut collector);
     collector.tensors
 }
 
