@@ -51,6 +51,6 @@ mod tests {
         let batch = images.to_device(&Device::default());
         assert_eq!(batch.pixels.dims(), [2, 2, 3, 3]);
         assert_eq!(batch.sizes, images.sizes);
-        assert_eq!(batch.pixels.into_nhwc().into_data().to_vec::<f32>().unwrap(), images.pixels);
+        assert_eq!(batch.pixels.into_nhwc().into_data().try_to_vec::<f32>().unwrap(), images.pixels);
     }
 }
