@@ -44,6 +44,9 @@ impl Session {
 
     /// The detector that training starts from.
     pub fn initial_detector(&self) -> Result<Detector> {
+        if let Some(weights) = &self.plan.backbone_weights {
+            anyhow::bail!("train.backbone_weights = {}: loading them is not implemented yet", weights.display());
+        }
         Ok(initial_detector(&self.plan.model, self.plan.train.seed, &self.trainer.device))
     }
 }

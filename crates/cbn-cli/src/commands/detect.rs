@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::cli::DetectArgs;
 use crate::model_file::TrainedModel;
-use crate::output::overlay;
+use crate::output::overlay::{self, Item};
 
 /// What was found in one picture; an element of detections.json.
 #[derive(Serialize)]
@@ -87,13 +87,17 @@ pub fn detect_in(
 
 /// Writes a picture with what was found in it.
 pub fn draw(model: &TrainedModel, picture: &RgbImage, found: &[CocoDetection], path: &Path) -> Result<()> {
-    let mut canvas = picture.clone();
-    for detection in found.iter().rev() {
-        let label = format!("{} {:.2}", class_name(model, detection), detection.score);
-        let class = model.categories.iter().position(|category| category.id == detection.category_id);
-        overlay::draw(&mut canvas, detection, &label, class.unwrap_or(0))?;
-    }
-    canvas.save(path).with_context(|| format!("cannot write {}", path.display()))
+    let class_of =
+        |detection: &CocoDetection| model.categories.iter().position(|category| category.id == detection.category_id);
+    let items: Vec<Item<'_>> = found
+        .iter()
+        .map(|detection| Item {
+            detection,
+            label: format!("{} {:.2}", class_name(model, detection), detection.score),
+            class: class_of(detection).unwrap_or(0),
+        })
+        .collect();
+    overlay::render(picture, &items)?.save(path).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn class_name<'a>(model: &'a TrainedModel, detection: &CocoDetection) -> &'a str {

@@ -4,6 +4,7 @@ use anyhow::Result;
 use cbn_detection::eval::CocoDetection;
 use cbn_detection::structures::ImageSize;
 use font8x8::UnicodeFonts;
+use image::imageops::FilterType;
 use image::{Rgb, RgbImage};
 
 /// Colours that differ in hue and lightness; classes beyond them start over.
@@ -19,29 +20,60 @@ const PALETTE: [[u8; 3]; 8] = [
 ];
 /// Share of the colour that covers a mask's pixels.
 const MASK_OPACITY: f32 = 0.45;
+/// Pictures whose longer side is at most half of this are enlarged.
+const MIN_SIDE_PX: u32 = 512;
 /// Sides of a glyph.
 const GLYPH_PX: u32 = 8;
 
-/// Draws mask, box and label in the colour of a class.
-pub fn draw(canvas: &mut RgbImage, detection: &CocoDetection, label: &str, class: usize) -> Result<()> {
-    let color = PALETTE[class % PALETTE.len()];
-    let size = ImageSize::new(canvas.height() as usize, canvas.width() as usize);
-    if let Some(mask) = detection.mask(size)? {
-        for row in 0..mask.height {
-            for column in 0..mask.width {
-                if mask.bits()[row * mask.width + column] != 0 {
-                    let pixel = canvas.get_pixel_mut((mask.left + column) as u32, (mask.top + row) as u32);
-                    *pixel = Rgb(std::array::from_fn(|channel| blend(pixel.0[channel], color[channel])));
-                }
-            }
-        }
+/// What is drawn for one detection.
+pub struct Item<'a> {
+    pub detection: &'a CocoDetection,
+    pub label: String,
+    /// Decides the colour.
+    pub class: usize,
+}
+
+/// The picture with masks, boxes and labels, the first item on top.
+///
+/// Small pictures are enlarged by a whole factor, so that labels can be read.
+pub fn render(picture: &RgbImage, items: &[Item<'_>]) -> Result<RgbImage> {
+    let mut canvas = picture.clone();
+    for item in items.iter().rev() {
+        paint_mask(&mut canvas, item)?;
     }
-    let Some([x, y, width, height]) = detection.bbox else { return Ok(()) };
-    let left = clamp(x, canvas.width());
-    let top = clamp(y, canvas.height());
-    frame(canvas, [left, top, clamp(x + width, canvas.width()), clamp(y + height, canvas.height())], color);
-    write(canvas, left, top, label, color);
+    let zoom = (MIN_SIDE_PX / canvas.width().max(canvas.height()).max(1)).max(1);
+    let (width, height) = (canvas.width() * zoom, canvas.height() * zoom);
+    let mut canvas = image::imageops::resize(&canvas, width, height, FilterType::Nearest);
+    for item in items.iter().rev() {
+        draw_box(&mut canvas, item, zoom);
+    }
+    Ok(canvas)
+}
+
+fn paint_mask(canvas: &mut RgbImage, item: &Item<'_>) -> Result<()> {
+    let size = ImageSize::new(canvas.height() as usize, canvas.width() as usize);
+    let Some(mask) = item.detection.mask(size)? else { return Ok(()) };
+    let color = color_of(item.class);
+    for (at, _) in mask.bits().iter().enumerate().filter(|(_, bit)| **bit != 0) {
+        let (row, column) = (at / mask.width, at % mask.width);
+        let pixel = canvas.get_pixel_mut((mask.left + column) as u32, (mask.top + row) as u32);
+        *pixel = Rgb(std::array::from_fn(|channel| blend(pixel.0[channel], color[channel])));
+    }
     Ok(())
+}
+
+fn draw_box(canvas: &mut RgbImage, item: &Item<'_>, zoom: u32) {
+    let Some(bbox) = item.detection.bbox else { return };
+    let [x, y, width, height] = bbox.map(|value| value * f64::from(zoom));
+    let (left, top) = (clamp(x, canvas.width()), clamp(y, canvas.height()));
+    let (right, bottom) = (clamp(x + width, canvas.width()), clamp(y + height, canvas.height()));
+    let color = color_of(item.class);
+    frame(canvas, [left, top, right, bottom], color);
+    write(canvas, left, top, &item.label, color);
+}
+
+fn color_of(class: usize) -> [u8; 3] {
+    PALETTE[class % PALETTE.len()]
 }
 
 fn blend(pixel: u8, color: u8) -> u8 {
@@ -86,24 +118,32 @@ fn write(canvas: &mut RgbImage, left: u32, top: u32, text: &str, color: [u8; 3])
 mod tests {
     use super::*;
 
-    fn detection(bbox: [f64; 4]) -> CocoDetection {
-        CocoDetection { image_id: 0, category_id: 1, bbox: Some(bbox), score: 0.9, segmentation: None }
+    fn drawn(picture: &RgbImage, bbox: [f64; 4], label: &str, class: usize) -> RgbImage {
+        let detection = CocoDetection { image_id: 0, category_id: 1, bbox: Some(bbox), score: 0.9, segmentation: None };
+        render(picture, &[Item { detection: &detection, label: label.to_owned(), class }]).unwrap()
     }
 
     #[test]
     fn the_frame_has_the_class_colour() {
-        let mut canvas = RgbImage::new(40, 40);
-        draw(&mut canvas, &detection([10.0, 20.0, 15.0, 10.0]), "", 1).unwrap();
-        for (x, y) in [(10, 20), (25, 20), (10, 30), (25, 30), (17, 20)] {
+        let canvas = drawn(&RgbImage::new(600, 400), [100.0, 200.0, 150.0, 100.0], "", 1);
+        assert_eq!(canvas.dimensions(), (600, 400));
+        for (x, y) in [(100, 200), (250, 200), (100, 300), (250, 300), (170, 200)] {
             assert_eq!(canvas.get_pixel(x, y).0, PALETTE[1], "{x},{y}");
         }
-        assert_eq!(canvas.get_pixel(17, 25).0, [0; 3]);
+        assert_eq!(canvas.get_pixel(170, 250).0, [0; 3]);
+    }
+
+    #[test]
+    fn small_pictures_are_enlarged_with_their_boxes() {
+        let canvas = drawn(&RgbImage::new(100, 50), [10.0, 20.0, 30.0, 10.0], "", 0);
+        assert_eq!(canvas.dimensions(), (500, 250));
+        assert_eq!(canvas.get_pixel(50, 100).0, PALETTE[0]);
+        assert_eq!(canvas.get_pixel(200, 150).0, PALETTE[0]);
     }
 
     #[test]
     fn labels_and_boxes_at_the_border_are_cut_off() {
-        let mut canvas = RgbImage::new(20, 12);
-        draw(&mut canvas, &detection([-3.0, 0.0, 40.0, 40.0]), "très long", 9).unwrap();
-        assert_eq!(canvas.get_pixel(19, 11).0, PALETTE[1]);
+        let canvas = drawn(&RgbImage::new(520, 12), [-3.0, 0.0, 600.0, 40.0], "tr\u{e8}s long", 9);
+        assert_eq!(canvas.get_pixel(519, 11).0, PALETTE[1]);
     }
 }

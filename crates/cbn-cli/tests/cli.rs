@@ -1,0 +1,207 @@
+//! The command as a user meets it: what it writes, what it says, how it exits.
+
+#![allow(clippy::unwrap_used, reason = "a test that unwraps None fails, as it should")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const SHAPES: &str = "shapes_mask_rcnn_r18_cbn.toml";
+
+/// The demo's detector, but one that takes seconds.
+const TINY: [&str; 8] = [
+    "--set",
+    "train.length={ iterations = 2 }",
+    "--set",
+    "train.batch_size=2",
+    "--set",
+    "train.evaluate_every={ iterations = 2 }",
+    "--set",
+    "data.transform.min_side_px=[64]",
+];
+
+fn cbn(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cbn")).args(arguments).output().unwrap()
+}
+
+#[track_caller]
+fn succeeds(arguments: &[&str]) -> String {
+    let output = cbn(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a failing command says; its exit code must be 1.
+#[track_caller]
+fn fails(arguments: &[&str]) -> String {
+    let output = cbn(arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn recipe(name: &str) -> String {
+    text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes").join(name))
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn shapes(dir: &Path) -> String {
+    let data = text(&dir.join("data"));
+    succeeds(&["data", "synth", &data, "--train", "4", "--val", "2", "--size", "64", "--objects", "2"]);
+    data
+}
+
+#[test]
+fn a_data_set_is_made_trained_on_tested_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = shapes(dir.path());
+    let (recipe, run) = (recipe(SHAPES), text(&dir.path().join("run")));
+    let train = ["train", &recipe, "--data", &data, "--work-dir", &run];
+    let stdout = succeeds(&[&train[..], &TINY].concat());
+    let checkpoint = text(&dir.path().join("run/checkpoint_00000002.safetensors"));
+    assert!(stdout.contains(&checkpoint), "{stdout}");
+    assert!(Path::new(&checkpoint).is_file() && dir.path().join("run/log.jsonl").is_file());
+    // A second run must not mix its files with the first one's.
+    let message = fails(&[&train[..], &TINY].concat());
+    assert!(message.contains("holds checkpoints already: continue them with --resume"), "{message}");
+
+    let results = text(&dir.path().join("results.json"));
+    let test = ["test", &recipe, &checkpoint, "--data", &data, "--eval", "bbox", "segm", "--json", "--out", &results];
+    let scores: serde_json::Value = serde_json::from_str(&succeeds(&[&test[..], &TINY[6..]].concat())).unwrap();
+    assert!(scores["segm"].get("AP50").is_some(), "{scores}");
+    let val = text(&Path::new(&data).join("val.json"));
+    let again: serde_json::Value =
+        serde_json::from_str(&succeeds(&["eval", &val, &results, "--eval", "bbox", "segm", "--json"])).unwrap();
+    assert_eq!(scores, again);
+
+    let picture = Path::new(&data).join("images/val_00001.png");
+    let out = dir.path().join("out");
+    succeeds(&["detect", &checkpoint, &text(&picture), "--out-dir", &text(&out), "--score", "0.0"]);
+    let found = std::fs::read_to_string(out.join("detections.json")).unwrap();
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    assert_eq!(found[0]["width"], 64);
+    assert!(out.join("val_00001.png").is_file());
+}
+
+#[test]
+fn a_checkpoint_of_another_architecture_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = shapes(dir.path());
+    let (recipe, run) = (recipe(SHAPES), text(&dir.path().join("run")));
+    succeeds(&[&["train", &recipe, "--data", &data, "--work-dir", &run][..], &TINY].concat());
+    let checkpoint = text(&dir.path().join("run/checkpoint_00000002.safetensors"));
+    let message = fails(&["test", &recipe, &checkpoint, "--data", &data, "--set", "norm.neck=bn"]);
+    assert!(message.contains("is of another architecture: "), "{message}");
+    assert!(message.contains("not in the model (neck."), "{message}");
+}
+
+#[test]
+fn an_unknown_recipe_key_is_named_with_file_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("my.toml");
+    let recipe = std::fs::read_to_string(recipe(SHAPES)).unwrap();
+    std::fs::write(&path, recipe.replacen("batch_size = ", "batch = ", 1)).unwrap();
+    let line = 1 + recipe.lines().position(|line| line.starts_with("batch_size = ")).unwrap();
+    let message = fails(&["recipe", "check", &text(&path)]);
+    assert!(message.contains(&format!("my.toml:{line}:1: unknown field `batch`, expected one of")), "{message}");
+}
+
+#[test]
+fn an_override_of_a_wrong_type_is_refused() {
+    let message = fails(&["recipe", "show", &recipe(SHAPES), "--set", "train.learning_rate=fast"]);
+    assert!(
+        message.contains("--set train.learning_rate=fast: invalid type: string \"fast\", expected f64"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_work_dir_that_cannot_be_written_is_found_before_the_data_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let run = text(&file.join("run"));
+    let message = fails(&["train", &recipe(SHAPES), "--data", "/no/such/data", "--work-dir", &run]);
+    assert!(message.contains("cannot write to work directory "), "{message}");
+}
+
+#[test]
+fn outputs_are_opened_before_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let below = text(&file.join("x.json"));
+    let message = fails(&["test", &recipe(SHAPES), "/no/such/checkpoint", "--data", "/no/such/data", "--out", &below]);
+    assert!(message.contains("cannot write "), "{message}");
+    let message = fails(&["detect", "/no/such/checkpoint", "a.png", "--out-dir", &text(&file.join("out"))]);
+    assert!(message.contains("cannot write to "), "{message}");
+}
+
+#[cfg(not(feature = "wgpu"))]
+#[test]
+fn a_device_that_was_not_built_in_names_its_feature() {
+    let message = fails(&["demo", "--device", "wgpu"]);
+    assert!(message.contains("build with cargo build --release -p cbn-cli --features wgpu"), "{message}");
+}
+
+#[test]
+fn a_broken_image_fails_the_data_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = shapes(dir.path());
+    let report = succeeds(&["data", "check", &data]);
+    assert!(report.starts_with("train: 4 images (4 with objects)"), "{report}");
+    let image: PathBuf = [&data, "images", "train_00002.png"].iter().collect();
+    let bytes = std::fs::read(&image).unwrap();
+    std::fs::write(&image, &bytes[..bytes.len() / 2]).unwrap();
+    let message = fails(&["data", "check", &data]);
+    assert!(message.contains("1 errors: a training would stop at them"), "{message}");
+}
+
+#[test]
+fn recipe_show_prints_every_number() {
+    let shown = succeeds(&["recipe", "show", &recipe("mask_rcnn_r50_cbn.toml")]);
+    let plan: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(plan["train"]["num_iterations"], 12 * 7330);
+    assert_eq!(plan["model"]["neck"]["norm"]["burn_in_iterations"], 8 * 7330);
+}
+
+/// The 24 numbers of the COCO API's example, as pycocotools computes them.
+#[test]
+fn eval_equals_pycocotools() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures/coco_eval/coco_val2014_100");
+    if !fixtures.is_dir() {
+        eprintln!("skipped: {} is not there", fixtures.display());
+        return;
+    }
+    let expected = std::fs::read_to_string(fixtures.join("expected.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&expected).unwrap();
+    let ground_truth = text(&fixtures.join("instances_val2014_100.json"));
+    for kind in ["bbox", "segm"] {
+        let detections = text(&fixtures.join(format!("instances_val2014_fake{kind}100_results.json")));
+        let scores = succeeds(&["eval", &ground_truth, &detections, "--eval", kind, "--json"]);
+        let scores: serde_json::Value = serde_json::from_str(&scores).unwrap();
+        for (name, theirs) in NAMES {
+            let ours = scores[kind][name].as_f64().unwrap();
+            let expected = expected[kind]["stats"][theirs].as_f64().unwrap();
+            // The same f64 operations in the same order; 1e-12 is what the project promises.
+            assert!((ours - expected).abs() <= 1e-12, "{kind} {name}: {ours}, expected {expected}");
+        }
+    }
+}
+
+/// Our names and the fixture's.
+const NAMES: [(&str, &str); 12] = [
+    ("AP", "AP"),
+    ("AP50", "AP50"),
+    ("AP75", "AP75"),
+    ("APs", "AP_small"),
+    ("APm", "AP_medium"),
+    ("APl", "AP_large"),
+    ("AR1", "AR1"),
+    ("AR10", "AR10"),
+    ("AR100", "AR100"),
+    ("ARs", "AR_small"),
+    ("ARm", "AR_medium"),
+    ("ARl", "AR_large"),
+];
