@@ -10,6 +10,8 @@ mod flex;
 mod maps;
 mod normalize;
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use burn::backend::Backend;
 use burn::backend::backend_extension;

@@ -1,0 +1,111 @@
+//! The CPU kernels against the reference, which runs on Burn's own operations.
+
+use burn::backend::Flex;
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::tensor::{Bytes, DType, Shape};
+
+use super::{KernelBackend, PoolGeometry, reference};
+use crate::ConvGeometry;
+
+/// Values in [-1, 1), a different series for every seed.
+fn values<const D: usize>(seed: u64, shape: [usize; D]) -> FlexTensor {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let values: Vec<f32> = std::iter::repeat_with(next).take(shape.iter().product()).collect();
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::from(shape)), DType::F32)
+}
+
+/// Relative L2 distance. Both sides sum in f32 in different orders, Winograd loses up to 5e-6 of it: 2e-5 leaves room for
+/// both and would show any wrong tap, border or factor.
+fn assert_close(actual: FlexTensor, expected: FlexTensor, what: &str) {
+    let shapes = [&actual, &expected].map(|x| x.layout().shape().clone());
+    assert_eq!(shapes[0], shapes[1], "{what}");
+    let [actual, expected] = [actual, expected].map(|x| x.to_contiguous().as_slice::<f32>().unwrap().to_vec());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let distance = norm(&mut actual.iter().zip(&expected).map(|(a, e)| f64::from(a - e)));
+    let scale = norm(&mut expected.iter().map(|&e| f64::from(e)));
+    assert!(distance <= 2e-5 * scale, "{what}: {distance} of {scale}");
+}
+
+const GEOMETRIES: [([usize; 2], ConvGeometry); 5] = [
+    ([3, 3], ConvGeometry { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 }),
+    ([1, 1], ConvGeometry { stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 }),
+    ([3, 3], ConvGeometry { stride: [2, 2], padding: [1, 1], dilation: [1, 1], groups: 2 }),
+    ([3, 2], ConvGeometry { stride: [1, 2], padding: [2, 1], dilation: [2, 1], groups: 1 }),
+    ([7, 7], ConvGeometry { stride: [2, 2], padding: [3, 3], dilation: [1, 1], groups: 1 }),
+];
+
+#[test]
+fn convolutions_and_their_gradients_match_the_reference() {
+    for (kernel, geometry) in GEOMETRIES {
+        let (x_shape, weight_shape) = ([2, 13, 11, 6], [10, 6 / geometry.groups, kernel[0], kernel[1]]);
+        let (x, weight) = (values(1, x_shape), values(2, weight_shape));
+        let what = format!("{kernel:?} {geometry:?}");
+        let y = Flex::channels_last_conv2d(x.clone(), weight.clone(), geometry);
+        assert_close(y.clone(), reference::conv2d::<Flex>(x.clone(), weight.clone(), geometry), &what);
+        let grad = values(3, reference::dims4::<Flex>(&y));
+        assert_close(
+            Flex::channels_last_conv2d_x_backward(weight.clone(), grad.clone(), x_shape, geometry),
+            reference::conv2d_x_backward::<Flex>(weight, grad.clone(), x_shape, geometry),
+            &format!("input gradient of {what}"),
+        );
+        assert_close(
+            Flex::channels_last_conv2d_weight_backward(x.clone(), grad.clone(), weight_shape, geometry),
+            reference::conv2d_weight_backward::<Flex>(x.clone(), grad, weight_shape, geometry),
+            &format!("weight gradient of {what}"),
+        );
+        assert_close(
+            Flex::channels_last_mean_patch(x.clone(), kernel, geometry),
+            reference::mean_patch::<Flex>(x, kernel, geometry),
+            &format!("mean patch of {what}"),
+        );
+    }
+}
+
+#[test]
+fn moments_and_normalisation_match_the_reference() {
+    let (y, grad) = (values(1, [2, 7, 5, 9]), values(2, [2, 7, 5, 9]));
+    assert_close(Flex::channels_last_moments(y.clone()), reference::moments::<Flex>(y.clone()), "moments");
+    let (gamma, beta, statistics) = (values(3, [9]), values(4, [9]), values(5, [4, 9]));
+    assert_close(
+        Flex::channels_last_normalize(y.clone(), gamma.clone(), beta.clone(), statistics.clone()),
+        reference::normalize::<Flex>(y.clone(), gamma.clone(), beta, statistics.clone()),
+        "normalised",
+    );
+    let ours = Flex::channels_last_normalize_backward(y.clone(), gamma.clone(), statistics.clone(), grad.clone());
+    let expected = reference::normalize_backward::<Flex>(y, gamma, statistics, grad);
+    assert_close(ours.0, expected.0, "gradient of y");
+    assert_close(ours.1, expected.1, "gradient of gamma");
+    assert_close(ours.2, expected.2, "gradient of beta");
+}
+
+#[test]
+fn pooling_and_upsampling_match_the_reference() {
+    let x = values(1, [2, 9, 8, 5]);
+    let pool = PoolGeometry { kernel: 3, stride: 2, padding: 1 };
+    let (y, indices) = Flex::channels_last_max_pool2d_with_indices(x.clone(), pool);
+    let (expected, expected_indices) = reference::max_pool2d::<Flex>(x.clone(), pool);
+    assert_close(y.clone(), expected, "maxima");
+    let grad = values(2, reference::dims4::<Flex>(&y));
+    assert_close(
+        Flex::channels_last_max_pool2d_backward(x.clone(), grad.clone(), indices, pool),
+        reference::max_pool2d_backward::<Flex>(x, grad, expected_indices, pool),
+        "gradient of max-pooling",
+    );
+
+    // 5 to 9 rows is not a whole factor.
+    let (coarse, fine) = (values(3, [2, 5, 4, 5]), values(4, [2, 9, 8, 5]));
+    assert_close(
+        Flex::channels_last_upsample_add(coarse.clone(), fine.clone()),
+        reference::upsample_add::<Flex>(coarse.clone(), fine.clone()),
+        "upsampled",
+    );
+    assert_close(
+        Flex::channels_last_upsample_add_backward(coarse.clone(), fine.clone()),
+        reference::upsample_add_backward::<Flex>(coarse, fine),
+        "gradient of upsampling",
+    );
+}
