@@ -20,7 +20,7 @@ pub struct TrainedModel {
 impl TrainedModel {
     /// Reads a checkpoint for inference.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        Self::load_as(path, |saved| Ok(saved), device)
+        Self::load_as(path, Ok, device)
     }
 
     /// The same under another plan, made from the one that the checkpoint carries.
