@@ -7,3 +7,8 @@ pub mod ops;
 pub mod recipe;
 pub mod structures;
 pub mod train;
+
+/// Compiles and runs the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
