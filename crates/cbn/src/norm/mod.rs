@@ -68,7 +68,6 @@ pub struct Identity;
 
 /// A norm. Outside this module nobody asks which one it is.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "modules are made once and never moved in a loop")]
 pub enum Norm {
     /// None.
     Identity(Identity),
