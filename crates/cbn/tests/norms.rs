@@ -1,5 +1,7 @@
 //! The norms by other roads: closed forms, finite differences, batch norm over more images.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps None fails, as it should")]
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use cbn::{BatchNormConfig, CbnConfig, ConvNorm, ConvNormConfig, FrozenNormConfig, GroupNormConfig, Norm, NormConfig};
