@@ -21,7 +21,7 @@ fn random(shape: [usize; 4], device: &Device) -> Tensor<4> {
 }
 
 fn floats<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().try_to_vec().unwrap()
+    x.into_data().try_to_vec().expect("the layers compute in f32")
 }
 
 fn max_difference<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
