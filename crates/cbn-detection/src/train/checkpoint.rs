@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -65,14 +65,18 @@ impl Checkpoint {
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), CheckpointError> {
         let unfinished = path.with_extension("unfinished");
-        let failed = |source| CheckpointError::Write { path: path.to_owned(), source };
-        self.write(&unfinished)?;
-        // The rename must not reach the disk before the data does.
-        File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
-        fs::rename(&unfinished, path).map_err(failed)
+        let bytes = self.to_bytes()?;
+        let write = || {
+            let mut file = File::create(&unfinished)?;
+            file.write_all(&bytes)?;
+            // The rename must not reach the disk before the data does.
+            file.sync_all()?;
+            fs::rename(&unfinished, path)
+        };
+        write().map_err(|source| CheckpointError::Write { path: path.to_owned(), source })
     }
 
-    fn write(&self, path: &Path) -> Result<(), CheckpointError> {
+    fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
         let velocities = self.velocities.iter().map(|(name, data)| (format!("{VELOCITY_PREFIX}{name}"), data));
         let tensors = self.model.iter().map(|(name, data)| (name.clone(), data)).chain(velocities);
         let views =
@@ -81,13 +85,7 @@ impl Checkpoint {
         let metadata = serde_json::to_string(&Metadata { format_version: FORMAT_VERSION, info })
             .expect("a checkpoint's info has string keys only");
         let metadata = HashMap::from([(METADATA_KEY.to_owned(), metadata)]);
-        safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| CheckpointError::Write {
-            path: path.to_owned(),
-            source: match error {
-                SafeTensorError::IoError(source) => source,
-                other => io::Error::other(other),
-            },
-        })
+        safetensors::serialize(views, Some(metadata)).map_err(CheckpointError::TooLarge)
     }
 
     /// Reads a file that [`Checkpoint::save`] wrote.
@@ -242,6 +240,9 @@ pub enum CheckpointError {
         /// Their names, at least one.
         names: Vec<String>,
     },
+    /// The list of tensors exceeds what the format allows.
+    #[error("the format of checkpoints cannot hold this model: {0}")]
+    TooLarge(SafeTensorError),
     /// A tensor that is neither float nor integer.
     #[error("tensor {name} has element type {found}, which checkpoints do not hold")]
     ElementType {
