@@ -8,6 +8,7 @@ mod init;
 pub mod neck;
 pub mod roi;
 pub mod rpn;
+pub mod weights;
 
 pub use config::{
     AnchorConfig, BoxBranchConfig, BoxHeadKind, ConfigError, DetectorConfig, FpnConfig, MaskBranchConfig, NUM_LEVELS,

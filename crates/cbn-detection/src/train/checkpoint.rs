@@ -12,8 +12,9 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::module_state::{self, NamedTensors, StateMismatch};
+use super::module_state::{self, NamedTensors};
 use crate::data::Category;
+use crate::model::weights::StateMismatch;
 
 /// The layout that this version writes. A reader refuses any other.
 const FORMAT_VERSION: u32 = 1;

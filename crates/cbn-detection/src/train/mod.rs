@@ -17,7 +17,7 @@ pub use config::TrainConfig;
 pub use engine::{Event, Trainer, initial_detector};
 pub use error::TrainError;
 pub use log::{EvaluationRecord, IterationRecord, Log, LogError, Record};
-pub use module_state::{NamedTensors, StateMismatch, collect, restore};
+pub use module_state::{NamedTensors, collect, restore};
 pub use optimizer::{Sgd, SgdConfig};
 pub use schedule::ScheduleConfig;
 pub use step::{StepReport, train_step};

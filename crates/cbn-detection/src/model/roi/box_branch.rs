@@ -46,6 +46,11 @@ impl BoxBranchConfig {
 }
 
 impl BoxBranch {
+    /// Feature cells of a roi, which the first fully connected layer reads.
+    pub(in crate::model) fn cells_per_roi(&self) -> usize {
+        self.config.pool.side.pow(2)
+    }
+
     pub(super) fn config(&self) -> &BoxBranchConfig {
         &self.config
     }
