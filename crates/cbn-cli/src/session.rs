@@ -33,7 +33,7 @@ impl Session {
         let trainer = Trainer {
             config: plan.train.clone(),
             loader,
-            evaluator: Some(evaluator),
+            evaluator,
             work_dir,
             categories: train.categories.clone(),
             plan: serde_json::to_value(&plan).context("the plan has no JSON form")?,

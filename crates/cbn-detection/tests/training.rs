@@ -93,7 +93,7 @@ impl Data {
         let trainer = Trainer {
             config: plan.train.clone(),
             loader,
-            evaluator: Some(Evaluator::new(test_loader, kinds, EvalConfig::default()).unwrap()),
+            evaluator: Evaluator::new(test_loader, kinds, EvalConfig::default()).unwrap(),
             work_dir,
             categories: train.categories.clone(),
             plan: serde_json::to_value(&plan).unwrap(),

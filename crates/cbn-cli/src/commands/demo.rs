@@ -38,7 +38,7 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     println!("data       {} ({} images to learn from, {NUM_VAL} held out)", dir.join("data").display(), args.images);
     let session = Session::open(&recipe, &data, work_dir, device.clone())?;
     let detector = session.initial_detector()?;
-    let evaluator = session.trainer.evaluator.as_ref().context("a session evaluates")?;
+    let evaluator = &session.trainer.evaluator;
     let bar = evaluation_bar(evaluator.num_images());
     let (_, before) = evaluator.run(&detector.valid(), &device, &mut |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();

@@ -1,16 +1,18 @@
 //! The training loop.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use serde_json::Value;
 
 use super::log::peak_memory_mib;
 use super::step::{StepReport, train_step};
 use super::{
     Checkpoint, CheckpointError, CheckpointInfo, EvaluationRecord, IterationRecord, Log, Record, Sgd, TrainConfig,
-    TrainError, WorkDir,
+    TrainError, WorkDir, collect,
 };
 use crate::data::{Category, TrainLoader};
 use crate::eval::{Evaluator, Summary};
@@ -48,14 +50,14 @@ pub struct Trainer {
     pub config: TrainConfig,
     /// The batches.
     pub loader: TrainLoader,
-    /// What evaluations measure; none to leave them out.
-    pub evaluator: Option<Evaluator>,
+    /// What evaluations measure.
+    pub evaluator: Evaluator,
     /// Where checkpoints and the log go.
     pub work_dir: WorkDir,
     /// The data set's classes, for the checkpoints.
     pub categories: Vec<Category>,
     /// The resolved recipe, for the checkpoints.
-    pub plan: serde_json::Value,
+    pub plan: Value,
     /// Where the arithmetic happens.
     pub device: Device,
 }
@@ -90,6 +92,10 @@ impl Trainer {
             seed: self.config.seed,
         };
         emit(&mut run.log, &start, on_event)?;
+        if run.iteration == self.config.num_iterations {
+            // The run was stopped between its last checkpoint and its last evaluation.
+            self.evaluate(&mut run, on_event)?;
+        }
         while run.iteration < self.config.num_iterations {
             run = self.train_epoch(run, on_event)?;
         }
@@ -160,7 +166,7 @@ impl Trainer {
                 categories: self.categories.clone(),
                 plan: self.plan.clone(),
             },
-            model: super::collect(&run.detector),
+            model: collect(&run.detector),
             velocities: run.sgd.state(&run.detector),
         };
         checkpoint.save(&path)?;
@@ -168,10 +174,10 @@ impl Trainer {
     }
 
     fn evaluate(&self, run: &mut Run, on_event: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
-        let Some(evaluator) = &self.evaluator else { return Ok(()) };
         let began = Instant::now();
-        let (_, summaries) = evaluator.run(&run.detector.valid(), &self.device, &mut |num_done| {
-            on_event(Event::Evaluating { num_done, num_images: evaluator.num_images() });
+        let num_images = self.evaluator.num_images();
+        let (_, summaries) = self.evaluator.run(&run.detector.valid(), &self.device, &mut |num_done| {
+            on_event(Event::Evaluating { num_done, num_images });
         })?;
         let record = EvaluationRecord {
             iteration: run.iteration,
@@ -183,7 +189,7 @@ impl Trainer {
     }
 }
 
-fn metrics(summary: &Summary) -> std::collections::BTreeMap<String, Option<f64>> {
+fn metrics(summary: &Summary) -> BTreeMap<String, Option<f64>> {
     summary.named().into_iter().collect()
 }
 
@@ -209,15 +215,10 @@ fn emit(log: &mut Log, record: &Record, on_event: &mut dyn FnMut(Event<'_>)) -> 
 }
 
 /// The first entry in which two plans differ: its path, and both values.
-fn first_difference(
-    found: &serde_json::Value,
-    expected: &serde_json::Value,
-    path: &str,
-) -> Option<(String, String, String)> {
-    use serde_json::Value;
+fn first_difference(found: &Value, expected: &Value, path: &str) -> Option<(String, String, String)> {
     match (found, expected) {
         (Value::Object(found), Value::Object(expected)) => {
-            let keys: std::collections::BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
+            let keys: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
             keys.into_iter().find_map(|key| {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 let null = &Value::Null;
