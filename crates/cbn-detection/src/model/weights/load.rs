@@ -52,7 +52,8 @@ impl<'a> Loader<'a> {
 
     /// The module, if everything fitted and no name for which `is_ours` holds was left over.
     fn finish<M>(mut self, module: M, is_ours: fn(&str) -> bool) -> Result<M, WeightsError> {
-        let unused = self.weights.names().filter(|name| is_ours(name) && !self.used.contains(name));
+        let names = self.weights.iter().map(|(name, _)| name);
+        let unused = names.filter(|name| is_ours(name) && !self.used.contains(name));
         self.mismatch.unexpected = unused.map(str::to_owned).collect();
         if self.mismatch.is_empty() { Ok(module) } else { Err(WeightsError::Mismatch(self.mismatch)) }
     }

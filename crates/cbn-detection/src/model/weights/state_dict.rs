@@ -18,9 +18,9 @@ pub struct StateDict {
 }
 
 impl StateDict {
-    /// Tensors that are in memory.
+    /// Tensors of any floating-point type that are in memory.
     pub fn new(tensors: impl IntoIterator<Item = (String, TensorData)>) -> Self {
-        Self { tensors: tensors.into_iter().collect() }
+        Self { tensors: tensors.into_iter().map(|(name, data)| (name, data.convert::<f32>())).collect() }
     }
 
     /// Reads a `.safetensors` file, or what `torch.save` wrote to a `.pth` or `.pt` file.
@@ -36,9 +36,9 @@ impl StateDict {
         }
     }
 
-    /// The names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+    /// Every tensor with its name, sorted by name; all hold `f32`.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorData)> {
+        self.tensors.iter().map(|(name, data)| (name.as_str(), data))
     }
 
     /// The first of `names` that is there, with its tensor.
