@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use cbn_detection::data::{DataPaths, Dataset, Split, TestLoader, TrainLoader};
 use cbn_detection::eval::{EvalConfig, Evaluator, IouType};
 use cbn_detection::model::Detector;
+use cbn_detection::model::weights::{StateDict, load_backbone};
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve, train_loader};
 use cbn_detection::train::{Trainer, WorkDir, initial_detector};
 
@@ -43,11 +44,15 @@ impl Session {
     }
 
     /// The detector that training starts from.
+    ///
+    /// A resumed run takes all weights from its checkpoint, so the recipe's weights file may be gone by then.
     pub fn initial_detector(&self) -> Result<Detector> {
-        if let Some(weights) = &self.plan.backbone_weights {
-            anyhow::bail!("train.backbone_weights = {}: loading them is not implemented yet", weights.display());
+        let mut detector = initial_detector(&self.plan.model, self.plan.train.seed, &self.trainer.device);
+        if let (Some(path), None) = (&self.plan.backbone_weights, self.trainer.work_dir.resume_from()) {
+            let load = |backbone| load_backbone(backbone, &StateDict::read(path)?);
+            detector.backbone = load(detector.backbone).context("train.backbone_weights")?;
         }
-        Ok(initial_detector(&self.plan.model, self.plan.train.seed, &self.trainer.device))
+        Ok(detector)
     }
 }
 

@@ -85,6 +85,16 @@ fn a_data_set_is_made_trained_on_tested_and_drawn() {
 }
 
 #[test]
+fn backbone_weights_that_are_not_there_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = shapes(dir.path());
+    let run = text(&dir.path().join("run"));
+    let weights = ["--set", "train.backbone_weights=/no/such/resnet18.pth"];
+    let message = fails(&[&["train", &recipe(SHAPES), "--data", &data, "--work-dir", &run][..], &weights].concat());
+    assert!(message.contains("train.backbone_weights: /no/such/resnet18.pth: "), "{message}");
+}
+
+#[test]
 fn a_checkpoint_of_another_architecture_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let data = shapes(dir.path());
