@@ -190,6 +190,24 @@ fn history_and_counter_are_module_state() {
 }
 
 #[test]
+fn unfreezing_a_frozen_norm_does_not_train_its_statistics() {
+    struct Trains(Vec<(String, bool)>, String);
+    impl ModuleVisitor for Trains {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.1 = name.to_owned();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.push((self.1.clone(), param.val().is_require_grad()));
+        }
+    }
+    let layer = block(NormConfig::Frozen(FrozenNormConfig::default()), &training_device()).freeze().unfreeze();
+    let mut trains = Trains(Vec::new(), String::new());
+    layer.visit(&mut trains);
+    let expected = [("weight", true), ("gamma", true), ("beta", true), ("running_mean", false), ("running_var", false)];
+    assert_eq!(trains.0, expected.map(|(name, trains)| (name.to_owned(), trains)));
+}
+
+#[test]
 fn inference_uses_running_statistics_and_changes_nothing() {
     let device = training_device();
     let layer = block(cbn(4, 0), &device);

@@ -1,6 +1,6 @@
 //! Normalisation by fixed statistics.
 
-use burn::module::{Initializer, Module, Param};
+use burn::module::{Initializer, Module, Param, RunningState};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +27,8 @@ impl FrozenNormConfig {
         FrozenNorm {
             gamma: Initializer::Ones.init([channels], device),
             beta: Initializer::Zeros.init([channels], device),
-            running_mean: Initializer::Zeros.init([channels], device).set_require_grad(false),
-            running_var: Initializer::Ones.init([channels], device).set_require_grad(false),
+            running_mean: RunningState::new(Tensor::zeros([channels], device)),
+            running_var: RunningState::new(Tensor::ones([channels], device)),
             epsilon: self.epsilon,
         }
     }
@@ -41,10 +41,10 @@ pub struct FrozenNorm {
     pub gamma: Param<Tensor<1>>,
     /// Shift, `[C]`.
     pub beta: Param<Tensor<1>>,
-    /// Mean, `[C]`; never trained.
-    pub running_mean: Param<Tensor<1>>,
-    /// Variance, `[C]`; never trained.
-    pub running_var: Param<Tensor<1>>,
+    /// Mean, `[C]`: a buffer, so that `unfreeze` cannot make it train.
+    pub running_mean: RunningState<Tensor<1>>,
+    /// Variance, `[C]`.
+    pub running_var: RunningState<Tensor<1>>,
     /// Added to the variance.
     pub epsilon: f64,
 }
@@ -56,7 +56,7 @@ impl FrozenNorm {
     ///
     /// `[B, H, W, C]` to the same.
     pub fn forward(&self, y: FeatureMap) -> FeatureMap {
-        let statistics = fixed_statistics(self.running_mean.val(), self.running_var.val(), self.epsilon);
+        let statistics = fixed_statistics(self.running_mean.value(), self.running_var.value(), self.epsilon);
         normalize(y, self.gamma.val(), self.beta.val(), statistics)
     }
 }

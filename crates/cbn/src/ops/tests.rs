@@ -23,7 +23,8 @@ fn values<const D: usize>(seed: u64, shape: [usize; D]) -> FlexTensor {
 fn assert_close(actual: FlexTensor, expected: FlexTensor, what: &str) {
     let shapes = [&actual, &expected].map(|x| x.layout().shape().clone());
     assert_eq!(shapes[0], shapes[1], "{what}");
-    let [actual, expected] = [actual, expected].map(|x| x.to_contiguous().as_slice::<f32>().unwrap().to_vec());
+    let [actual, expected] =
+        [actual, expected].map(|x| x.to_contiguous().as_slice::<f32>().expect("contiguous f32").to_vec());
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     let distance = norm(&mut actual.iter().zip(&expected).map(|(a, e)| f64::from(a - e)));
     let scale = norm(&mut expected.iter().map(|&e| f64::from(e)));
