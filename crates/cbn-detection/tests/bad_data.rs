@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a broken fixture fails the test")]
 
+mod common;
+
 use cbn_detection::data::{
     CheckReport, DataError, DataPaths, Dataset, LoaderConfig, Severity, Split, SplitPaths, TrainLoader,
     TransformConfig, check,
@@ -10,6 +12,8 @@ use image::{GrayImage, Rgb, RgbImage};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use common::told;
 
 /// A folder with one good image, `a.jpg` of 40 x 30 pixels, and annotations to be spoilt.
 struct Folder {
@@ -65,13 +69,13 @@ impl Folder {
     /// The error of the first training batch, or of making the loader.
     fn train_error(&self) -> String {
         match TrainLoader::new(Arc::new(self.load().unwrap()), TransformConfig::default(), LoaderConfig::default()) {
-            Ok(loader) => loader.epoch(0, 0).next().unwrap().unwrap_err().to_string(),
-            Err(error) => error.to_string(),
+            Ok(loader) => told(&loader.epoch(0, 0).next().unwrap().unwrap_err()),
+            Err(error) => told(&error),
         }
     }
 
     fn load_error(&self) -> String {
-        self.load().unwrap_err().to_string()
+        told(&self.load().unwrap_err())
     }
 
     /// The message about the one thing that the check finds.
@@ -94,7 +98,7 @@ fn a_good_folder_has_no_findings() {
 
 #[test]
 fn a_missing_annotation_file_is_named() {
-    let error = Dataset::load(Path::new("nowhere/train.json"), Path::new("nowhere")).unwrap_err().to_string();
+    let error = told(&Dataset::load(Path::new("nowhere/train.json"), Path::new("nowhere")).unwrap_err());
     assert_eq!(error, "cannot read nowhere/train.json: No such file or directory (os error 2)");
 }
 
@@ -122,7 +126,7 @@ fn json_that_is_not_coco_is_named() {
     folder.json = json!([1, 2, 3]);
     assert!(relative(&folder.load_error(), &folder).starts_with("DIR/train.json is not COCO JSON: "));
     std::fs::write(folder.annotations(), "{\"images\": [").unwrap();
-    let error = Dataset::load(&folder.annotations(), folder.dir.path()).unwrap_err().to_string();
+    let error = told(&Dataset::load(&folder.annotations(), folder.dir.path()).unwrap_err());
     assert!(relative(&error, &folder).starts_with("DIR/train.json is not COCO JSON: EOF while parsing"), "{error}");
 }
 

@@ -165,6 +165,6 @@ fn files_of_another_kind_are_named() {
     assert!(error.contains("instances_val2014_100.json is not a COCO results file: "), "{error}");
     let error = GroundTruth::load(&dir.join("expected.json")).unwrap_err().to_string();
     assert!(error.ends_with("expected.json is not COCO ground truth: it lists no images or no categories"), "{error}");
-    let error = GroundTruth::load(&dir.join("missing.json")).unwrap_err().to_string();
+    let error = common::told(&GroundTruth::load(&dir.join("missing.json")).unwrap_err());
     assert!(error.contains("missing.json: No such file"), "{error}");
 }

@@ -6,7 +6,7 @@ use super::{Finding, ImageError};
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -14,7 +14,7 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// A file or folder could not be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -70,7 +70,7 @@ pub enum DataError {
         annotation: u64,
     },
     /// An image could not be used.
-    #[error("image {image}: {source}")]
+    #[error("image {image}")]
     Image {
         /// Id of the image.
         image: u64,

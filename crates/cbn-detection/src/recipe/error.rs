@@ -10,7 +10,7 @@ use crate::model::ConfigError;
 #[derive(Debug, Error)]
 pub enum RecipeError {
     /// The file cannot be read.
-    #[error("cannot read recipe {}: {source}", path.display())]
+    #[error("cannot read recipe {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,

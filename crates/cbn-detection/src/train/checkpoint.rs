@@ -188,7 +188,7 @@ fn data(name: &str, view: &TensorView<'_>) -> Result<TensorData, CheckpointError
 #[derive(Debug, Error)]
 pub enum CheckpointError {
     /// The disk refused.
-    #[error("cannot write checkpoint {}: {source}", path.display())]
+    #[error("cannot write checkpoint {}", path.display())]
     Write {
         /// Which one.
         path: PathBuf,
@@ -196,7 +196,7 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// The disk refused.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// Which one.
         path: PathBuf,
@@ -204,7 +204,7 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// Not a whole safetensors file.
-    #[error("{} is cut off or not a safetensors file ({source}); take an earlier checkpoint", path.display())]
+    #[error("{} is cut off or not a safetensors file; take an earlier checkpoint", path.display())]
     Damaged {
         /// Which one.
         path: PathBuf,

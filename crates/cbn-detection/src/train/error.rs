@@ -51,7 +51,7 @@ pub enum TrainError {
         found: usize,
     },
     /// The work directory cannot be used.
-    #[error("cannot write to work directory {}: {source}", path.display())]
+    #[error("cannot write to work directory {}", path.display())]
     WorkDir {
         /// Which one.
         path: PathBuf,

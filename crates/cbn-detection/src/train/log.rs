@@ -105,7 +105,7 @@ impl Log {
 
 /// The log cannot be written.
 #[derive(Debug, Error)]
-#[error("cannot write log {}: {source}", path.display())]
+#[error("cannot write log {}", path.display())]
 pub struct LogError {
     /// The file.
     pub path: PathBuf,

@@ -22,6 +22,13 @@ pub fn data_set(name: &str) -> Option<PathBuf> {
     None
 }
 
+/// An error with its causes, as the command prints it.
+#[allow(dead_code, reason = "every test binary includes this file, not every one uses all of it")]
+pub fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the crate lies in <workspace>/crates")
 }
