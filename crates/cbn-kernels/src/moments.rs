@@ -12,28 +12,33 @@ const BLOCK: usize = 64;
 /// Most ranges that are summed on their own.
 const RANGES: usize = 64;
 
-/// Per channel, the mean and the mean of squares.
+/// Per channel, the mean and the biased variance.
 ///
-/// The biased variance is `mean_of_squares - mean^2`.
+/// Sums are taken of the distance to the channel's first value, so that a mean far from zero costs the variance no digits.
 ///
 /// # Panics
 ///
 /// If `channels` is zero or does not divide the length.
 pub fn channel_moments(y: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     let pixels = y.len() as f64 / channels as f64;
-    let (sums, sums_of_squares) = product_sums(y, y, channels);
-    let mean = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / pixels) as f32).collect();
-    (mean(sums), mean(sums_of_squares))
+    let first = if y.is_empty() { vec![0.0; channels] } else { y[..channels].to_vec() };
+    let (sums, squares) = product_sums([y, y], [&first, &first]);
+    let distance = sums.iter().map(|sum| sum / pixels);
+    let mean = distance.clone().zip(&first).map(|(distance, first)| (f64::from(*first) + distance) as f32).collect();
+    let var = distance.zip(squares).map(|(distance, squares)| (squares / pixels - distance * distance).max(0.0) as f32);
+    // `max` would turn a NaN into 0.
+    let var = var.zip(&sums).map(|(var, sum)| if sum.is_finite() { var } else { f32::NAN }).collect();
+    (mean, var)
 }
 
-/// Per channel, the sums of `grad` and of `grad * y`: what the gradient of a norm needs.
+/// Per channel, the sums of `grad` and of `grad * (y - mean)`: what the gradient of a norm needs.
 ///
 /// # Panics
 ///
-/// If the lengths differ, or `channels` is zero or does not divide them.
-pub fn norm_backward_sums(y: &[f32], grad: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
+/// If the lengths differ, or there are no channels or they do not divide them.
+pub fn norm_backward_sums(y: &[f32], grad: &[f32], mean: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let narrow = |sums: Vec<f64>| sums.into_iter().map(|sum| sum as f32).collect();
-    let (sums, products) = product_sums(grad, y, channels);
+    let (sums, products) = product_sums([grad, y], [&vec![0.0; mean.len()], mean]);
     (narrow(sums), narrow(products))
 }
 
@@ -89,15 +94,16 @@ fn for_each_part(scale: &[f32], shift: &[f32], out: &mut [f32], work: impl Fn(us
     out.par_chunks_mut(part).enumerate().for_each(|(i, out)| work(i * part, out));
 }
 
-/// Per channel, the sums of `a` and of `a * b`.
-fn product_sums(a: &[f32], b: &[f32], channels: usize) -> (Vec<f64>, Vec<f64>) {
+/// Per channel, the sums of `a - origin_a` and of `(a - origin_a) * (b - origin_b)`; the origins are `[channels]`.
+fn product_sums([a, b]: [&[f32]; 2], origins: [&[f32]; 2]) -> (Vec<f64>, Vec<f64>) {
+    let channels = origins[0].len();
     assert_eq!(a.len(), b.len(), "both maps have one shape");
     assert!(channels > 0 && a.len().is_multiple_of(channels), "{} is a multiple of {channels} channels", a.len());
     let kernels = Kernels::new(Isa::detect());
     let range = (a.len() / channels).div_ceil(RANGES).next_multiple_of(BLOCK).max(BLOCK) * channels;
     let parts = a.par_chunks(range).zip(b.par_chunks(range)).map(|(a, b)| {
         let mut sums = vec![0.0; 2 * channels];
-        add_products(kernels, a, b, &mut sums);
+        add_products(kernels, a, b, origins, &mut sums);
         sums
     });
     let mut totals = vec![0.0; 2 * channels];
@@ -111,8 +117,8 @@ fn product_sums(a: &[f32], b: &[f32], channels: usize) -> (Vec<f64>, Vec<f64>) {
 }
 
 per_isa! {
-    /// Adds to `sums[0]` the sums of `a`, to `sums[1]` those of `a * b`; `sums` is `[2][channels]`.
-    fn add_products(a: &[f32], b: &[f32], sums: &mut [f64]) = add_products_body
+    /// Adds to `sums[0]` the sums of `a`, to `sums[1]` those of `a * b`, both less their origins; `sums` is `[2][channels]`.
+    fn add_products(a: &[f32], b: &[f32], origins: [&[f32]; 2], sums: &mut [f64]) = add_products_body
 }
 
 per_isa! {
@@ -128,16 +134,19 @@ per_isa! {
 }
 
 #[inline(always)]
-fn add_products_body<T: Target>(a: &[f32], b: &[f32], sums: &mut [f64]) {
+fn add_products_body<T: Target>(a: &[f32], b: &[f32], origins: [&[f32]; 2], sums: &mut [f64]) {
     let channels = sums.len() / 2;
     let mut block_sums = vec![0.0_f32; 2 * channels];
     for (a, b) in a.chunks(BLOCK * channels).zip(b.chunks(BLOCK * channels)) {
         block_sums.fill(0.0);
         let (firsts, products) = block_sums.split_at_mut(channels);
         for (a, b) in a.chunks_exact(channels).zip(b.chunks_exact(channels)) {
-            for (((a, b), first), product) in a.iter().zip(b).zip(&mut *firsts).zip(&mut *products) {
+            let values = a.iter().zip(origins[0]).zip(b.iter().zip(origins[1]));
+            for (((a, b), first), product) in
+                values.map(|((a, of_a), (b, of_b))| (a - of_a, b - of_b)).zip(&mut *firsts).zip(&mut *products)
+            {
                 *first += a;
-                *product = T::mul_add(*a, *b, *product);
+                *product = T::mul_add(a, b, *product);
             }
         }
         for (sum, block) in sums.iter_mut().zip(&block_sums) {

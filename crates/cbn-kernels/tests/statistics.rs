@@ -2,7 +2,7 @@
 
 use cbn_kernels::{
     ConvShape, affine, affine_in_place, channel_moments, mean_patch, mean_patch_reference, norm_backward_apply,
-    norm_backward_sums,
+    norm_backward_sums, row_dots,
 };
 use proptest::prelude::*;
 
@@ -34,20 +34,59 @@ fn moments_and_backward_sums_are_those_of_f64() {
         let len = pixels * channels;
         let (y, grad) = (values(len, 0), values(len, 5));
         let wide = |values: &[f32], i: usize| f64::from(values[i]);
-        let (mean, mean_of_squares) = channel_moments(&y, channels);
-        assert_sums(&mean, &sums(len, channels, |i| wide(&y, i)), pixels as f64);
-        assert_sums(&mean_of_squares, &sums(len, channels, |i| wide(&y, i).powi(2)), pixels as f64);
-        let (grads, products) = norm_backward_sums(&y, &grad, channels);
+        let (mean, var) = channel_moments(&y, channels);
+        let mean_sums = sums(len, channels, |i| wide(&y, i));
+        assert_sums(&mean, &mean_sums, pixels as f64);
+        let distance = |i: usize| wide(&y, i) - mean_sums[i % channels].0 / pixels as f64;
+        // The sums are of distances to another point than the mean, whose square is subtracted: up to four times as large.
+        for (c, (var, truth)) in var.iter().zip(sums(len, channels, |i| distance(i).powi(2))).enumerate() {
+            let truth = truth.0 / pixels as f64;
+            assert!((f64::from(*var) - truth).abs() <= 4.0 * SUM_TOLERANCE * truth, "channel {c}: {var} {truth}");
+        }
+        let origin = values(channels, 3);
+        let (grads, products) = norm_backward_sums(&y, &grad, &origin);
         assert_sums(&grads, &sums(len, channels, |i| wide(&grad, i)), 1.0);
-        assert_sums(&products, &sums(len, channels, |i| wide(&grad, i) * wide(&y, i)), 1.0);
+        assert_sums(
+            &products,
+            &sums(len, channels, |i| wide(&grad, i) * (wide(&y, i) - wide(&origin, i % channels))),
+            1.0,
+        );
+    }
+}
+
+/// The variance of values a thousand standard deviations from zero, which the mean of squares knows to one digit only.
+#[test]
+fn moments_do_not_drift_with_a_large_mean() {
+    let y: Vec<f32> = values(1 << 20, 0).into_iter().map(|value| value + 300.0).collect();
+    let (mean, var) = channel_moments(&y, 4);
+    let truth = sums(y.len(), 4, |i| f64::from(y[i]));
+    let pixels = (y.len() / 4) as f64;
+    assert_sums(&mean, &truth, pixels);
+    let var_sums = sums(y.len(), 4, |i| (f64::from(y[i]) - truth[i % 4].0 / pixels).powi(2));
+    for (var, truth) in var.iter().zip(var_sums) {
+        assert!((f64::from(*var) * pixels / truth.0 - 1.0).abs() <= 4.0 * SUM_TOLERANCE);
     }
 }
 
 #[test]
-fn moments_do_not_drift_with_a_large_mean() {
-    let y: Vec<f32> = values(1 << 20, 0).into_iter().map(|value| value + 1000.0).collect();
-    let truth = sums(y.len(), 4, |i| f64::from(y[i]));
-    assert_sums(&channel_moments(&y, 4).0, &truth, (y.len() / 4) as f64);
+fn moments_of_constant_and_of_broken_channels() {
+    let y: Vec<f32> = (0..300).flat_map(|i| [0.1, if i == 7 { f32::NAN } else { 1.0 }]).collect();
+    let (mean, var) = channel_moments(&y, 2);
+    assert_eq!((mean[0], var[0]), (0.1, 0.0));
+    assert!(mean[1].is_nan() && var[1].is_nan());
+}
+
+#[test]
+fn row_dots_are_those_of_f64() {
+    for (groups, rows, len) in [(1, 5, 1), (3, 6, 37), (4, 4, 2304), (1, 64, 300)] {
+        let (a, b) = (values(groups * len, 1), values(rows * len, 2));
+        for (row, dot) in row_dots(&a, &b, groups, rows).into_iter().enumerate() {
+            let a = &a[row / (rows / groups) * len..][..len];
+            let terms = a.iter().zip(&b[row * len..]).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+            assert!((f64::from(dot) - sum).abs() <= SUM_TOLERANCE * size, "row {row} of {rows} x {len}");
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::conv::add_bias;
-use crate::norm::{ConvSite, Norm, NormConfig};
+use crate::norm::{ConvSite, Identity, Norm, NormConfig};
 use crate::{ConvGeometry, FeatureMap, ops};
 
 /// What follows a norm.
@@ -155,6 +155,22 @@ impl ConvNorm {
             Activation::None => y,
             Activation::Relu => y.relu(),
         }
+    }
+
+    /// The same block for inference, with its norm folded into weight and bias: `w' = scale * w`, `b' = shift`.
+    ///
+    /// Norms with fixed statistics in inference fold: batch, sync, frozen and cross-iteration. Group norm depends on its input, so a
+    /// block with it stays as it is. The result trains as a convolution without norm.
+    #[must_use]
+    pub fn fuse(self) -> Self {
+        let Some([scale, shift]) = self.norm.inference_affine() else { return self };
+        let channels = self.weight.dims()[0];
+        let bias = match self.bias {
+            Some(bias) => bias.val() * scale.clone() + shift,
+            None => shift,
+        };
+        let weight = self.weight.map(|weight| (weight * scale.reshape([channels, 1, 1, 1])).detach());
+        Self { weight, bias: Some(Param::from_tensor(bias.detach())), norm: Norm::Identity(Identity), ..self }
     }
 
     /// The same for Burn's own layout.

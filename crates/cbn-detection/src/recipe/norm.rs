@@ -60,7 +60,7 @@ impl NormSpec {
             Self::Cbn { window, burn_in } => NormConfig::CrossIteration(CbnConfig {
                 window,
                 burn_in_iterations: burn_in.iterations(iterations_per_epoch),
-                ..CbnConfig::default()
+                ..CbnConfig::paper()
             }),
         }
     }

@@ -1,12 +1,13 @@
 //! Batch norm, by PyTorch's definitions.
 
-use burn::module::{Flag, Initializer, Module, Param, RunningState};
+use burn::module::{Flag, Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::frozen::fixed_statistics;
+use super::buffer::Buffer;
+use super::statistics::{Epsilon, Moments, Running, positions, unbiased_correction};
 use crate::FeatureMap;
-use crate::ops::{ChannelStatistics, channel_moments, normalize};
+use crate::ops::normalize;
 
 /// Configuration of [`BatchNorm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,8 +32,8 @@ impl BatchNormConfig {
             gamma: Initializer::Ones.init([channels], device),
             beta: Initializer::Zeros.init([channels], device),
             training: Param::from_bool(true),
-            running_mean: RunningState::new(Tensor::zeros([channels], device)),
-            running_var: RunningState::new(Tensor::ones([channels], device)),
+            running_mean: Buffer::new(Tensor::zeros([channels], device)),
+            running_var: Buffer::new(Tensor::ones([channels], device)),
             epsilon: self.epsilon,
             momentum: self.momentum,
         }
@@ -51,9 +52,9 @@ pub struct BatchNorm {
     /// Off where the layer was frozen: it then uses the running statistics.
     pub training: Param<Flag>,
     /// Running mean, `[C]`.
-    pub running_mean: RunningState<Tensor<1>>,
+    pub running_mean: Buffer<1>,
     /// Running unbiased variance, `[C]`.
-    pub running_var: RunningState<Tensor<1>>,
+    pub running_var: Buffer<1>,
     /// Added to the variance.
     pub epsilon: f64,
     /// The weight of the current batch in the running statistics.
@@ -67,40 +68,23 @@ impl BatchNorm {
     ///
     /// `[B, H, W, C]` to the same.
     pub fn forward(&self, y: FeatureMap) -> FeatureMap {
+        let epsilon = Epsilon::inside(self.epsilon);
         if !(y.device().is_autodiff() && self.training.is_enabled()) {
-            let statistics = fixed_statistics(self.running_mean.value(), self.running_var.value(), self.epsilon);
-            return normalize(y, self.gamma.val(), self.beta.val(), statistics);
+            return normalize(y, self.gamma.val(), self.beta.val(), self.running().statistics(epsilon));
         }
-        let [mean, second] = channel_moments(y.nhwc().clone().inner());
-        let var = (second - mean.clone().square()).clamp_min(0.0);
-        self.update_running(mean.clone(), unbiased(var.clone(), positions(&y)));
-        let inv_std = (var + self.epsilon).sqrt().recip();
-        let slope = inv_std.clone().powi_scalar(3) * -0.5;
-        let share = mean.ones_like();
-        let statistics = ChannelStatistics { mean, inv_std, slope, share }.on_training_device();
-        normalize(y, self.gamma.val(), self.beta.val(), statistics)
+        let moments = Moments::of(&y);
+        let unbiased = moments.var.clone() * unbiased_correction(positions(&y));
+        self.running().observe(moments.mean.clone(), unbiased, self.momentum);
+        let share = moments.mean.ones_like();
+        normalize(y, self.gamma.val(), self.beta.val(), moments.statistics(epsilon, share, 1.0))
     }
 
-    fn update_running(&self, mean: Tensor<1>, var: Tensor<1>) {
-        for (state, current) in [(&self.running_mean, mean), (&self.running_var, var)] {
-            let updated = follow(state.value_sync().inner(), current, self.momentum);
-            state.update(Tensor::from_inner(updated));
-        }
+    fn running(&self) -> Running<'_> {
+        Running { mean: &self.running_mean, var: &self.running_var }
     }
-}
 
-/// How many values a channel has.
-pub(super) fn positions(y: &FeatureMap) -> usize {
-    let [batch, height, width, _] = y.dims();
-    batch * height * width
-}
-
-/// The unbiased estimate from a biased variance of `count` values; of a single value there is none, so it is kept.
-pub(super) fn unbiased(var: Tensor<1>, count: usize) -> Tensor<1> {
-    if count > 1 { var * (count as f64 / (count - 1) as f64) } else { var }
-}
-
-/// A running statistic after one more observation.
-pub(super) fn follow(running: Tensor<1>, current: Tensor<1>, momentum: f64) -> Tensor<1> {
-    running * (1.0 - momentum) + current * momentum
+    /// Scale and shift of inference, `[C]` each.
+    pub(super) fn inference_affine(&self) -> [Tensor<1>; 2] {
+        self.running().affine(Epsilon::inside(self.epsilon), &self.gamma.val(), &self.beta.val())
+    }
 }

@@ -1,23 +1,27 @@
 //! Normalisation by fixed statistics.
 
-use burn::module::{Initializer, Module, Param, RunningState};
+use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::buffer::Buffer;
+use super::statistics::{Epsilon, EpsilonPlace, Running};
 use crate::FeatureMap;
-use crate::ops::{ChannelStatistics, normalize};
+use crate::ops::normalize;
 
 /// Configuration of [`FrozenNorm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FrozenNormConfig {
-    /// Added to the variance. Default: 1e-5.
+    /// Added to the variance or to the standard deviation. Default: 1e-5.
     pub epsilon: f64,
+    /// To which. Default: inside the root, to the variance.
+    pub epsilon_place: EpsilonPlace,
 }
 
 impl Default for FrozenNormConfig {
     fn default() -> Self {
-        Self { epsilon: 1e-5 }
+        Self { epsilon: 1e-5, epsilon_place: EpsilonPlace::InsideRoot }
     }
 }
 
@@ -27,9 +31,10 @@ impl FrozenNormConfig {
         FrozenNorm {
             gamma: Initializer::Ones.init([channels], device),
             beta: Initializer::Zeros.init([channels], device),
-            running_mean: RunningState::new(Tensor::zeros([channels], device)),
-            running_var: RunningState::new(Tensor::ones([channels], device)),
+            running_mean: Buffer::new(Tensor::zeros([channels], device)),
+            running_var: Buffer::new(Tensor::ones([channels], device)),
             epsilon: self.epsilon,
+            epsilon_place: self.epsilon_place,
         }
     }
 }
@@ -42,11 +47,14 @@ pub struct FrozenNorm {
     /// Shift, `[C]`.
     pub beta: Param<Tensor<1>>,
     /// Mean, `[C]`: a buffer, so that `unfreeze` cannot make it train.
-    pub running_mean: RunningState<Tensor<1>>,
+    pub running_mean: Buffer<1>,
     /// Variance, `[C]`.
-    pub running_var: RunningState<Tensor<1>>,
-    /// Added to the variance.
+    pub running_var: Buffer<1>,
+    /// Added to the variance or to the standard deviation.
     pub epsilon: f64,
+    /// To which.
+    #[module(skip)]
+    pub epsilon_place: EpsilonPlace,
 }
 
 impl FrozenNorm {
@@ -56,13 +64,19 @@ impl FrozenNorm {
     ///
     /// `[B, H, W, C]` to the same.
     pub fn forward(&self, y: FeatureMap) -> FeatureMap {
-        let statistics = fixed_statistics(self.running_mean.value(), self.running_var.value(), self.epsilon);
-        normalize(y, self.gamma.val(), self.beta.val(), statistics)
+        normalize(y, self.gamma.val(), self.beta.val(), self.running().statistics(self.epsilon()))
     }
-}
 
-/// Statistics that do not depend on the map, eps inside the root.
-pub(super) fn fixed_statistics(mean: Tensor<1>, var: Tensor<1>, epsilon: f64) -> ChannelStatistics {
-    let none = mean.zeros_like();
-    ChannelStatistics { mean, inv_std: (var + epsilon).sqrt().recip(), slope: none.clone(), share: none }
+    fn running(&self) -> Running<'_> {
+        Running { mean: &self.running_mean, var: &self.running_var }
+    }
+
+    fn epsilon(&self) -> Epsilon {
+        Epsilon { value: self.epsilon, place: self.epsilon_place }
+    }
+
+    /// Scale and shift of inference, `[C]` each.
+    pub(super) fn inference_affine(&self) -> [Tensor<1>; 2] {
+        self.running().affine(self.epsilon(), &self.gamma.val(), &self.beta.val())
+    }
 }

@@ -1,18 +1,22 @@
 //! The norms, and the one place that tells them apart.
 
 mod batch;
+mod buffer;
 pub mod cbn;
 mod frozen;
 mod group;
+mod statistics;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use self::batch::{BatchNorm, BatchNormConfig};
+pub use self::buffer::{Buffer, Counter};
 pub use self::cbn::{CbnConfig, CrossIterationBatchNorm};
 pub use self::frozen::{FrozenNorm, FrozenNormConfig};
 pub use self::group::{GroupNorm, GroupNormConfig};
+pub use self::statistics::EpsilonPlace;
 use crate::{ConvGeometry, FeatureMap};
 
 /// The convolution whose output is being normalised.
@@ -48,7 +52,7 @@ impl NormConfig {
     ///
     /// # Panics
     ///
-    /// If the group norm's groups do not divide the channels, or the window of a cross-iteration norm is 0.
+    /// If the group norm's groups do not divide the channels, or the window or the derivative sampling of a cross-iteration norm is 0.
     pub fn init(&self, weight_shape: [usize; 4], groups: usize, device: &Device) -> Norm {
         let channels = weight_shape[0];
         match self {
@@ -96,6 +100,16 @@ impl Norm {
             Self::Batch(norm) | Self::Sync(norm) => norm.forward(y),
             Self::Group(norm) => norm.forward(y),
             Self::CrossIteration(norm) => norm.forward(y, site),
+        }
+    }
+
+    /// Scale and shift, `[C]` each, if that is all that this norm does in inference.
+    pub(crate) fn inference_affine(&self) -> Option<[Tensor<1>; 2]> {
+        match self {
+            Self::Frozen(norm) => Some(norm.inference_affine()),
+            Self::Batch(norm) | Self::Sync(norm) => Some(norm.inference_affine()),
+            Self::CrossIteration(norm) => Some(norm.inference_affine()),
+            Self::Identity(_) | Self::Group(_) => None,
         }
     }
 

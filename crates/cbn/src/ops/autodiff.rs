@@ -8,7 +8,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, TensorMetadata};
 
 use super::reference::dims4;
-use super::{KernelBackend, PoolGeometry, Roi, RoiAlignConfig};
+use super::{KernelBackend, NormalizeGradients, PoolGeometry, Roi, RoiAlignConfig};
 use crate::ConvGeometry;
 
 #[derive(Debug)]
@@ -33,16 +33,32 @@ impl<B: KernelBackend> Backward<B, 2> for Conv2d {
 }
 
 #[derive(Debug)]
+struct RowDots;
+
+impl<B: KernelBackend> Backward<B, 1> for RowDots {
+    type State = (FloatTensor<B>, [usize; 2]);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let (a, b_shape) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::channels_last_row_dots_backward(a, grad, b_shape));
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Normalize;
 
-impl<B: KernelBackend> Backward<B, 3> for Normalize {
-    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
+impl<B: KernelBackend> Backward<B, 4> for Normalize {
+    type State = [FloatTensor<B>; 4];
 
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let (y, gamma, statistics) = ops.state;
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let [y, gamma, moments, factors] = ops.state;
         let grad = grads.consume::<B>(&ops.node);
-        let (grad_y, grad_gamma, grad_beta) = B::channels_last_normalize_backward(y, gamma, statistics, grad);
-        for (node, grad) in ops.parents.into_iter().zip([grad_y, grad_gamma, grad_beta]) {
+        let NormalizeGradients { y, gamma, beta, moments }: NormalizeGradients<B> =
+            B::channels_last_normalize_backward(y, gamma, moments, factors, grad);
+        for (node, grad) in ops.parents.into_iter().zip([y, gamma, beta, moments]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, grad);
             }
@@ -113,17 +129,30 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         }
     }
 
+    fn channels_last_row_dots(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [b.node()];
+        let b_shape = b.shape().dims();
+        let a = a.into_primitive();
+        let dots = B::channels_last_row_dots(a.clone(), b.into_primitive());
+        match RowDots.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((a, b_shape), dots),
+            OpsKind::UnTracked(prep) => prep.finish(dots),
+        }
+    }
+
     fn channels_last_normalize(
         y: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        statistics: FloatTensor<Self>,
+        moments: FloatTensor<Self>,
+        factors: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let nodes = [y.node(), gamma.node(), beta.node()];
-        let (y, gamma, statistics) = (y.into_primitive(), gamma.into_primitive(), statistics.into_primitive());
-        let out = B::channels_last_normalize(y.clone(), gamma.clone(), beta.into_primitive(), statistics.clone());
+        let nodes = [y.node(), gamma.node(), beta.node(), moments.node()];
+        let beta = beta.into_primitive();
+        let [y, gamma, moments, factors] = [y, gamma, moments, factors].map(|x| x.into_primitive());
+        let out = B::channels_last_normalize(y.clone(), gamma.clone(), beta, moments.clone(), factors.clone());
         match Normalize.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((y, gamma, statistics), out),
+            OpsKind::Tracked(prep) => prep.finish([y, gamma, moments, factors], out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }

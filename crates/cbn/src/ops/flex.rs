@@ -6,8 +6,8 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Bytes, DType, Shape};
 use cbn_kernels::{Epilogue, MapShape, MaxPool};
 
-use super::reference::{dims4, map_shape};
-use super::{KernelBackend, PoolGeometry, Roi, RoiAlignConfig};
+use super::reference::{dims2, dims4, map_shape};
+use super::{KernelBackend, NormalizeGradients, PoolGeometry, Roi, RoiAlignConfig};
 use crate::ConvGeometry;
 
 impl KernelBackend for Flex {
@@ -55,20 +55,28 @@ impl KernelBackend for Flex {
     fn channels_last_moments(y: FlexTensor) -> FlexTensor {
         let channels = dims4::<Flex>(&y)[3];
         let y = y.to_contiguous();
-        let (mut moments, second) = cbn_kernels::channel_moments(floats(&y), channels);
-        moments.extend(second);
+        let (mut moments, var) = cbn_kernels::channel_moments(floats(&y), channels);
+        moments.extend(var);
         tensor(moments, [2, channels])
+    }
+
+    fn channels_last_row_dots(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        let (groups, rows) = (dims2::<Flex>(&a)[0], dims2::<Flex>(&b)[0]);
+        let (a, b) = (a.to_contiguous(), b.to_contiguous());
+        tensor(cbn_kernels::row_dots(floats(&a), floats(&b), groups, rows), [rows])
     }
 
     fn channels_last_normalize(
         y: FlexTensor,
         gamma: FlexTensor,
         beta: FlexTensor,
-        statistics: FlexTensor,
+        moments: FlexTensor,
+        factors: FlexTensor,
     ) -> FlexTensor {
         let dims = dims4::<Flex>(&y);
-        let [y, gamma, beta, statistics] = [y, gamma, beta, statistics].map(|x| x.to_contiguous());
-        let [mean, inv_std, _, _] = statistic_rows(&statistics);
+        let [y, gamma, beta, moments, factors] = [y, gamma, beta, moments, factors].map(|x| x.to_contiguous());
+        let [mean, _] = split_rows(&moments);
+        let [inv_std, _, _] = split_rows(&factors);
         let scale: Vec<f32> = floats(&gamma).iter().zip(inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
         let shift: Vec<f32> =
             floats(&beta).iter().zip(mean).zip(&scale).map(|((beta, mean), scale)| beta - mean * scale).collect();
@@ -81,34 +89,43 @@ impl KernelBackend for Flex {
     fn channels_last_normalize_backward(
         y: FlexTensor,
         gamma: FlexTensor,
-        statistics: FlexTensor,
+        moments: FlexTensor,
+        factors: FlexTensor,
         grad: FlexTensor,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+    ) -> NormalizeGradients<Flex> {
         let dims = dims4::<Flex>(&y);
         let channels = dims[3];
-        let [y, gamma, statistics, grad] = [y, gamma, statistics, grad].map(|x| x.to_contiguous());
-        let [mean, inv_std, slope, share] = statistic_rows(&statistics);
+        let [y, gamma, moments, factors, grad] = [y, gamma, moments, factors, grad].map(|x| x.to_contiguous());
+        let [mean, _] = split_rows(&moments);
+        let [inv_std, slope, share] = split_rows(&factors);
         let gamma = floats(&gamma);
         let positions = (dims[0] * dims[1] * dims[2]) as f32;
-        let (sum, product) = cbn_kernels::norm_backward_sums(floats(&y), floats(&grad), channels);
+        let (sum, weighted) = cbn_kernels::norm_backward_sums(floats(&y), floats(&grad), mean);
 
-        let mut factors = [(); 3].map(|()| vec![0.0; channels]);
+        let mut passes = [(); 3].map(|()| vec![0.0; channels]);
         let mut grad_gamma = vec![0.0; channels];
+        let mut grad_moments = vec![0.0; 2 * channels];
         for c in 0..channels {
-            let weighted = product[c] - mean[c] * sum[c];
             let scale = gamma[c] * inv_std[c];
-            let grad_second = gamma[c] * weighted * slope[c];
-            let grad_mean = -scale * sum[c] - 2.0 * mean[c] * grad_second;
+            let grad_mean = -scale * sum[c];
+            let grad_var = gamma[c] * weighted[c] * slope[c];
             let share = share[c] / positions;
-            grad_gamma[c] = inv_std[c] * weighted;
-            factors[0][c] = scale;
-            factors[1][c] = 2.0 * share * grad_second;
-            factors[2][c] = share * grad_mean;
+            grad_gamma[c] = inv_std[c] * weighted[c];
+            grad_moments[c] = grad_mean;
+            grad_moments[channels + c] = grad_var;
+            passes[0][c] = scale;
+            passes[1][c] = 2.0 * share * grad_var;
+            passes[2][c] = share * (grad_mean - 2.0 * mean[c] * grad_var);
         }
         let mut grad_y = vec![0.0; floats(&y).len()];
-        let [of_grad, of_y, constant] = &factors;
+        let [of_grad, of_y, constant] = &passes;
         cbn_kernels::norm_backward_apply(floats(&y), floats(&grad), [of_grad, of_y, constant], &mut grad_y);
-        (tensor(grad_y, dims), tensor(grad_gamma, [channels]), tensor(sum, [channels]))
+        NormalizeGradients {
+            y: tensor(grad_y, dims),
+            gamma: tensor(grad_gamma, [channels]),
+            beta: tensor(sum, [channels]),
+            moments: tensor(grad_moments, [2, channels]),
+        }
     }
 
     fn channels_last_max_pool2d_with_indices(
@@ -192,11 +209,11 @@ fn floats(x: &FlexTensor) -> &[f32] {
     x.as_slice().unwrap_or_else(|| panic!("a contiguous f32 tensor, found {:?} of {:?}", x.dtype(), x.shape()))
 }
 
-/// The rows of `[4, C]`.
-fn statistic_rows(statistics: &FlexTensor) -> [&[f32]; 4] {
-    let values = floats(statistics);
-    let channels = values.len() / 4;
-    [0, 1, 2, 3].map(|i| &values[i * channels..][..channels])
+/// The rows of `[N, C]`.
+fn split_rows<const N: usize>(x: &FlexTensor) -> [&[f32]; N] {
+    let values = floats(x);
+    let channels = values.len() / N;
+    std::array::from_fn(|i| &values[i * channels..][..channels])
 }
 
 fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {

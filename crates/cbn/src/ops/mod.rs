@@ -14,13 +14,13 @@ mod reference;
 mod tests;
 
 use burn::backend::Backend;
-use burn::backend::backend_extension;
 use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{ExtensionType, backend_extension};
 pub use cbn_kernels::{Roi, RoiAlign as RoiAlignConfig};
 
 pub use self::conv::{conv2d, conv2d_weight_gradient, mean_patch};
 pub use self::maps::{max_pool2d, roi_align, upsample_add};
-pub use self::normalize::{ChannelStatistics, channel_moments, normalize};
+pub use self::normalize::{ChannelStatistics, channel_moments, normalize, row_dots};
 use crate::ConvGeometry;
 
 /// Max-pooling of square windows.
@@ -32,6 +32,19 @@ pub struct PoolGeometry {
     pub stride: usize,
     /// Border on each side, which never wins.
     pub padding: usize,
+}
+
+/// The gradients of [`normalize`].
+#[derive(Clone, Debug, ExtensionType)]
+pub struct NormalizeGradients<B: Backend> {
+    /// With respect to the map, `[B, H, W, C]`.
+    pub y: FloatTensor<B>,
+    /// With respect to gamma, `[C]`.
+    pub gamma: FloatTensor<B>,
+    /// With respect to beta, `[C]`.
+    pub beta: FloatTensor<B>,
+    /// With respect to the mean and the variance used, `[2, C]`, as if the map did not determine them.
+    pub moments: FloatTensor<B>,
 }
 
 /// What a backend must offer for this crate's layers. All maps are `[B, H, W, C]`, all weights `[C_out, C_in / groups, kh, kw]`.
@@ -71,29 +84,45 @@ pub trait KernelBackend: Backend {
         reference::mean_patch::<Self>(x, kernel, geometry)
     }
 
-    /// Mean and mean of squares of each channel, `[2, C]`. No gradient.
+    /// Mean and biased variance of each channel, `[2, C]`. No gradient.
     fn channels_last_moments(y: FloatTensor<Self>) -> FloatTensor<Self> {
         reference::moments::<Self>(y)
     }
 
-    /// `gamma * (y - mean) * inv_std + beta`; `statistics` is `[4, C]`, see [`ChannelStatistics`].
+    /// The dot product of each row of `b`, `[R, D]`, with its row of `a`, `[G, D]`: `[R]`, see [`row_dots`].
+    fn channels_last_row_dots(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::row_dots::<Self>(a, b)
+    }
+
+    /// Its gradient with respect to `b`, `[R, D]`.
+    fn channels_last_row_dots_backward(
+        a: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        b_shape: [usize; 2],
+    ) -> FloatTensor<Self> {
+        reference::row_dots_backward::<Self>(a, grad, b_shape)
+    }
+
+    /// `gamma * (y - mean) * inv_std + beta`; `moments` is `[2, C]`, `factors` `[3, C]`, see [`ChannelStatistics`].
     fn channels_last_normalize(
         y: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        statistics: FloatTensor<Self>,
+        moments: FloatTensor<Self>,
+        factors: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        reference::normalize::<Self>(y, gamma, beta, statistics)
+        reference::normalize::<Self>(y, gamma, beta, moments, factors)
     }
 
-    /// Its gradients with respect to y `[B, H, W, C]`, gamma `[C]` and beta `[C]`.
+    /// Its gradients.
     fn channels_last_normalize_backward(
         y: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
-        statistics: FloatTensor<Self>,
+        moments: FloatTensor<Self>,
+        factors: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        reference::normalize_backward::<Self>(y, gamma, statistics, grad)
+    ) -> NormalizeGradients<Self> {
+        reference::normalize_backward::<Self>(y, gamma, moments, factors, grad)
     }
 
     /// Max-pooling.

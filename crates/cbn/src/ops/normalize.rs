@@ -8,28 +8,24 @@ use crate::FeatureMap;
 
 /// What a map is normalised with, per channel, `[C]` each.
 ///
-/// The statistics enter as values; how they depend on the map itself is what the last two say. With `mu` and `nu` the map's own
-/// mean and mean of squares, the mean used is `share * mu + constant` and the second moment used is `share * nu + constant`.
+/// `inv_std` is a function of `var`, whose derivative is `slope`; the other factors are constants. The map's own moments count in the mean
+/// and the variance used with the weight `share`: with `mu` and `nu` its own mean and mean of squares, the mean used is `share * mu + ..`
+/// and the second moment used, `var + mean^2`, is `share * nu + ..`. What else `mean` and `var` depend on is for autodiff: they may be
+/// results of differentiable operations. Tensors without autodiff are constants beside a map that has it.
 pub struct ChannelStatistics {
     /// Subtracted.
     pub mean: Tensor<1>,
+    /// The biased variance.
+    pub var: Tensor<1>,
     /// Multiplied: `1 / sqrt(var + eps)`, or `1 / (sqrt(var) + eps)`.
     pub inv_std: Tensor<1>,
-    /// `d inv_std / d nu`, where `nu` is the second moment used.
+    /// `d inv_std / d var`.
     pub slope: Tensor<1>,
     /// The weight of the map's own moments in those used: 1 is batch norm, 0 fixed statistics, `1 / n` a window of n iterations.
     pub share: Tensor<1>,
 }
 
-impl ChannelStatistics {
-    /// Statistics computed without autodiff, as constants beside tensors that have it.
-    pub(crate) fn on_training_device(self) -> Self {
-        let [mean, inv_std, slope, share] = [self.mean, self.inv_std, self.slope, self.share].map(Tensor::from_inner);
-        Self { mean, inv_std, slope, share }
-    }
-}
-
-/// Mean and mean of squares of each channel. Not differentiable itself: call it on a tensor without autodiff.
+/// Mean and biased variance of each channel. Not differentiable itself: call it on a tensor without autodiff.
 ///
 /// # Shapes
 ///
@@ -39,19 +35,40 @@ pub fn channel_moments(y: Tensor<4>) -> [Tensor<1>; 2] {
     [0, 1].map(|i| moments.clone().slice([i..i + 1]).squeeze_dim(0))
 }
 
-/// `gamma * (y - mean) * inv_std + beta`, differentiable in y, gamma and beta, through the map's own share in the statistics.
+/// The dot product of each row of `b` with its row of `a`: row r of R belongs to row `r / (R / G)` of a. Differentiable in `b`.
+///
+/// # Shapes
+///
+/// `a`: `[G, D]`, `b`: `[R, D]`, result `[R]`; G divides R.
+///
+/// # Panics
+///
+/// If the shapes do not fit each other.
+pub fn row_dots(a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
+    let ([groups, len], [rows, row_len]) = (a.dims(), b.dims());
+    assert!(len == row_len && rows.is_multiple_of(groups), "rows {:?} with rows {:?}", a.dims(), b.dims());
+    Tensor::from_dispatch(Dispatch::channels_last_row_dots(a.into_dispatch(), b.into_dispatch()))
+}
+
+/// `gamma * (y - mean) * inv_std + beta`, differentiable in y, gamma and beta, in y through its share of the statistics too, and in
+/// the mean and the variance, see [`ChannelStatistics`].
 ///
 /// # Shapes
 ///
 /// `y`: `[B, H, W, C]`, `gamma` and `beta`: `[C]`.
 pub fn normalize(y: FeatureMap, gamma: Tensor<1>, beta: Tensor<1>, statistics: ChannelStatistics) -> FeatureMap {
-    let ChannelStatistics { mean, inv_std, slope, share } = statistics;
-    let statistics: Tensor<2> = Tensor::stack(vec![mean, inv_std, slope, share], 0);
+    let is_training = y.device().is_autodiff();
+    let lift = |x: Tensor<1>| if is_training && !x.device().is_autodiff() { Tensor::from_inner(x) } else { x };
+    let ChannelStatistics { mean, var, inv_std, slope, share } = statistics;
+    let [mean, var, inv_std, slope, share] = [mean, var, inv_std, slope, share].map(lift);
+    let moments: Tensor<2> = Tensor::stack(vec![mean, var], 0);
+    let factors: Tensor<2> = Tensor::stack(vec![inv_std, slope, share], 0);
     let out = Dispatch::channels_last_normalize(
         y.into_nhwc().into_dispatch(),
         gamma.into_dispatch(),
         beta.into_dispatch(),
-        statistics.into_dispatch(),
+        moments.into_dispatch(),
+        factors.into_dispatch(),
     );
     FeatureMap::from_nhwc(Tensor::from_dispatch(out))
 }

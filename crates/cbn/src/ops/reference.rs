@@ -6,7 +6,7 @@ use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{FloatDType, IntDType, Shape, Slice, TensorData};
 use cbn_kernels::MapShape;
 
-use super::{PoolGeometry, Roi, RoiAlignConfig};
+use super::{NormalizeGradients, PoolGeometry, Roi, RoiAlignConfig};
 use crate::ConvGeometry;
 
 const TO_NCHW: [usize; 4] = [0, 3, 1, 2];
@@ -66,17 +66,39 @@ pub(super) fn mean_patch<B: Backend>(x: FloatTensor<B>, kernel: [usize; 2], geom
 
 pub(super) fn moments<B: Backend>(y: FloatTensor<B>) -> FloatTensor<B> {
     let y = rows::<B>(y);
-    let second = B::float_mean_dim(B::float_mul(y.clone(), y.clone()), 0);
-    B::float_cat(vec![B::float_mean_dim(y, 0), second], 0)
+    let mean = B::float_mean_dim(y.clone(), 0);
+    let centred = B::float_sub(y, mean.clone());
+    let var = B::float_mean_dim(B::float_mul(centred.clone(), centred), 0);
+    B::float_cat(vec![mean, var], 0)
+}
+
+pub(super) fn row_dots<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
+    let ([groups, len], rows) = (dims2::<B>(&a), b.shape()[0]);
+    let a = B::float_reshape(a, Shape::from([groups, 1, len]));
+    let b = B::float_reshape(b, Shape::from([groups, rows / groups, len]));
+    B::float_reshape(B::float_sum_dim(B::float_mul(a, b), 2), Shape::from([rows]))
+}
+
+pub(super) fn row_dots_backward<B: Backend>(
+    a: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    [rows, len]: [usize; 2],
+) -> FloatTensor<B> {
+    let groups = a.shape()[0];
+    let a = B::float_reshape(a, Shape::from([groups, 1, len]));
+    let grad = B::float_reshape(grad, Shape::from([groups, rows / groups, 1]));
+    B::float_reshape(B::float_mul(a, grad), Shape::from([rows, len]))
 }
 
 pub(super) fn normalize<B: Backend>(
     y: FloatTensor<B>,
     gamma: FloatTensor<B>,
     beta: FloatTensor<B>,
-    statistics: FloatTensor<B>,
+    moments: FloatTensor<B>,
+    factors: FloatTensor<B>,
 ) -> FloatTensor<B> {
-    let [mean, inv_std, _, _] = statistic_rows::<B>(statistics);
+    let [mean, _] = split_rows::<B, 2>(moments);
+    let [inv_std, _, _] = split_rows::<B, 3>(factors);
     let scale = B::float_mul(row::<B>(gamma), inv_std);
     let shape = y.shape();
     let centred = B::float_sub(rows::<B>(y), mean);
@@ -87,16 +109,18 @@ pub(super) fn normalize<B: Backend>(
 ///
 /// ```text
 /// dL/dbeta  = S                       dL/dgamma = inv_std * T
-/// dL/dnu    = gamma * T * slope       dL/dmu    = -gamma * inv_std * S - 2 * mean * dL/dnu
-/// dL/dy     = gamma * inv_std * g + share / M * (dL/dmu + 2 * y * dL/dnu)
+/// dL/dvar   = gamma * T * slope       dL/dmean  = -gamma * inv_std * S
+/// dL/dy     = gamma * inv_std * g + share / M * (dL/dmean + 2 * (y - mean) * dL/dvar)
 /// ```
 pub(super) fn normalize_backward<B: Backend>(
     y: FloatTensor<B>,
     gamma: FloatTensor<B>,
-    statistics: FloatTensor<B>,
+    moments: FloatTensor<B>,
+    factors: FloatTensor<B>,
     grad: FloatTensor<B>,
-) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let [mean, inv_std, slope, share] = statistic_rows::<B>(statistics);
+) -> NormalizeGradients<B> {
+    let [mean, _] = split_rows::<B, 2>(moments);
+    let [inv_std, slope, share] = split_rows::<B, 3>(factors);
     let shape = y.shape();
     let (y, grad) = (rows::<B>(y), rows::<B>(grad));
     let positions = y.shape()[0];
@@ -104,22 +128,22 @@ pub(super) fn normalize_backward<B: Backend>(
     let gamma = row::<B>(gamma);
 
     let sum = B::float_sum_dim(grad.clone(), 0);
-    let centred = B::float_sub(y.clone(), mean.clone());
-    let weighted = B::float_sum_dim(B::float_mul(grad.clone(), centred), 0);
-    let grad_second = B::float_mul(B::float_mul(gamma.clone(), weighted.clone()), slope);
+    let centred = B::float_sub(y, mean);
+    let weighted = B::float_sum_dim(B::float_mul(grad.clone(), centred.clone()), 0);
+    let grad_var = B::float_mul(B::float_mul(gamma.clone(), weighted.clone()), slope);
     let scale = B::float_mul(gamma, inv_std.clone());
-    let of_mean = B::float_mul_scalar(B::float_mul(mean, grad_second.clone()), 2.0.into());
-    let grad_mean = B::float_sub(B::float_neg(B::float_mul(scale.clone(), sum.clone())), of_mean);
+    let grad_mean = B::float_neg(B::float_mul(scale.clone(), sum.clone()));
 
     let share = B::float_div_scalar(share, (positions as f32).into());
-    let constant = B::float_mul(grad_mean, share.clone());
-    let of_y = B::float_mul_scalar(B::float_mul(grad_second, share), 2.0.into());
-    let grad_y = B::float_add(B::float_add(B::float_mul(grad, scale), B::float_mul(y, of_y)), constant);
-    (
-        B::float_reshape(grad_y, shape),
-        B::float_reshape(B::float_mul(weighted, inv_std), channels.clone()),
-        B::float_reshape(sum, channels),
-    )
+    let constant = B::float_mul(grad_mean.clone(), share.clone());
+    let of_y = B::float_mul_scalar(B::float_mul(grad_var.clone(), share), 2.0.into());
+    let grad_y = B::float_add(B::float_add(B::float_mul(grad, scale), B::float_mul(centred, of_y)), constant);
+    NormalizeGradients {
+        y: B::float_reshape(grad_y, shape),
+        gamma: B::float_reshape(B::float_mul(weighted, inv_std), channels.clone()),
+        beta: B::float_reshape(sum, channels),
+        moments: B::float_cat(vec![grad_mean, grad_var], 0),
+    }
 }
 
 pub(super) fn max_pool2d<B: Backend>(x: FloatTensor<B>, pool: PoolGeometry) -> (FloatTensor<B>, IntTensor<B>) {
@@ -183,6 +207,10 @@ pub(super) fn map_shape([batch, height, width, channels]: [usize; 4]) -> MapShap
     MapShape { batch, height, width, channels }
 }
 
+pub(super) fn dims2<B: Backend>(x: &FloatTensor<B>) -> [usize; 2] {
+    x.shape().dims()
+}
+
 pub(super) fn dims4<B: Backend>(x: &FloatTensor<B>) -> [usize; 4] {
     x.shape().dims()
 }
@@ -204,7 +232,7 @@ fn row<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_reshape(x, Shape::from([1, channels]))
 }
 
-/// The rows of `[4, C]`, each `[1, C]`.
-fn statistic_rows<B: Backend>(statistics: FloatTensor<B>) -> [FloatTensor<B>; 4] {
-    [0, 1, 2, 3].map(|i| B::float_slice(statistics.clone(), &[Slice::from(i..i + 1), Slice::full()]))
+/// The rows of `[N, C]`, each `[1, C]`.
+fn split_rows<B: Backend, const N: usize>(x: FloatTensor<B>) -> [FloatTensor<B>; N] {
+    std::array::from_fn(|i| B::float_slice(x.clone(), &[Slice::from(i..i + 1), Slice::full()]))
 }

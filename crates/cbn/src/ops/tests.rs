@@ -70,17 +70,34 @@ fn convolutions_and_their_gradients_match_the_reference() {
 fn moments_and_normalisation_match_the_reference() {
     let (y, grad) = (values(1, [2, 7, 5, 9]), values(2, [2, 7, 5, 9]));
     assert_close(Flex::channels_last_moments(y.clone()), reference::moments::<Flex>(y.clone()), "moments");
-    let (gamma, beta, statistics) = (values(3, [9]), values(4, [9]), values(5, [4, 9]));
+    let (gamma, beta) = (values(3, [9]), values(4, [9]));
+    let (moments, factors) = (values(5, [2, 9]), values(6, [3, 9]));
     assert_close(
-        Flex::channels_last_normalize(y.clone(), gamma.clone(), beta.clone(), statistics.clone()),
-        reference::normalize::<Flex>(y.clone(), gamma.clone(), beta, statistics.clone()),
+        Flex::channels_last_normalize(y.clone(), gamma.clone(), beta.clone(), moments.clone(), factors.clone()),
+        reference::normalize::<Flex>(y.clone(), gamma.clone(), beta, moments.clone(), factors.clone()),
         "normalised",
     );
-    let ours = Flex::channels_last_normalize_backward(y.clone(), gamma.clone(), statistics.clone(), grad.clone());
-    let expected = reference::normalize_backward::<Flex>(y, gamma, statistics, grad);
-    assert_close(ours.0, expected.0, "gradient of y");
-    assert_close(ours.1, expected.1, "gradient of gamma");
-    assert_close(ours.2, expected.2, "gradient of beta");
+    let ours = Flex::channels_last_normalize_backward(
+        y.clone(),
+        gamma.clone(),
+        moments.clone(),
+        factors.clone(),
+        grad.clone(),
+    );
+    let expected = reference::normalize_backward::<Flex>(y, gamma, moments, factors, grad);
+    assert_close(ours.y, expected.y, "gradient of y");
+    assert_close(ours.gamma, expected.gamma, "gradient of gamma");
+    assert_close(ours.beta, expected.beta, "gradient of beta");
+    assert_close(ours.moments, expected.moments, "gradient of the moments");
+}
+
+#[test]
+fn row_dots_match_the_reference() {
+    for (groups, rows, len) in [(1, 6, 37), (3, 6, 18), (6, 6, 300)] {
+        let (a, b) = (values(1, [groups, len]), values(2, [rows, len]));
+        let ours = Flex::channels_last_row_dots(a.clone(), b.clone());
+        assert_close(ours, reference::row_dots::<Flex>(a, b), &format!("{rows} rows in {groups} groups"));
+    }
 }
 
 #[test]

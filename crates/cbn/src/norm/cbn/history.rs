@@ -1,116 +1,212 @@
-//! What is kept of past iterations, and their moments under the current weight.
+//! What is kept of past iterations, and the statistics of the window.
 
-use burn::module::{Module, RunningState};
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::super::ConvSite;
-use crate::ops::{conv2d_weight_gradient, mean_patch};
+use super::config::{CbnConfig, HistoryGradient, HistoryStorage, Validity, Weighting};
+use super::correction::Correction;
+use crate::FeatureMap;
+use crate::norm::ConvSite;
+use crate::norm::buffer::{Buffer, Counter};
+use crate::norm::statistics::Moments;
 
-/// The past iterations of the window: a ring of mean patches and second-moment gradients.
-///
-/// Tensors of fixed size, so that a checkpoint holds them like any other state. `W` is the number of past iterations kept.
-#[derive(Module, Debug)]
-pub struct History {
-    /// Mean input patches, `[W, groups, D]` with `D = C_in / groups * kh * kw`.
-    pub mean_patch: RunningState<Tensor<3>>,
-    /// Gradients of the second moment with respect to the weight, `[W, C_out, D]`.
-    pub second_gradient: RunningState<Tensor<3>>,
-    /// Second moments, `[W, C_out]`.
-    pub second: RunningState<Tensor<2>>,
-    /// Iterations stored so far, `[1]`; the next one goes to the slot of this number modulo W.
-    pub stored: RunningState<Tensor<1>>,
-    /// W.
-    pub capacity: usize,
+/// The current iteration, before it is history.
+pub(super) struct Observation {
+    /// Of its output, without autodiff.
+    pub moments: Moments,
+    /// Values a channel.
+    pub positions: usize,
+    /// Its number, from 1.
+    pub iteration: usize,
 }
 
-/// The moments that a window agrees on, `[C]` each.
-pub(super) struct WindowMoments {
-    /// First moment.
-    pub mean: Tensor<1>,
-    /// Second moment.
-    pub second: Tensor<1>,
-    /// The weight of the current iteration in both.
+/// What a window agrees on.
+pub(super) struct Window {
+    /// Mean and variance, `[C]`; functions of the weight where its gradient is to know of the history.
+    pub moments: Moments,
+    /// The weight of the current iteration in the mean and the second moment, `[C]`.
     pub share: Tensor<1>,
+    /// Values that count, `[C]`.
+    pub positions: Tensor<1>,
 }
 
-impl WindowMoments {
-    /// A window of the current iteration alone.
-    pub fn of_current(mean: Tensor<1>, second: Tensor<1>) -> Self {
-        let share = mean.ones_like();
-        Self { mean, second, share }
+impl Window {
+    /// The current iteration alone.
+    pub fn of_current(observation: &Observation) -> Self {
+        let moments = observation.moments.clone();
+        let share = moments.mean.ones_like();
+        Self { moments, positions: share.clone() * observation.positions as f64, share }
     }
+}
+
+/// The past iterations of the window.
+#[derive(Module, Debug)]
+pub enum History {
+    /// Recorded with the module.
+    Saved(Ring),
+    /// Not recorded.
+    Refill(Unrecorded),
+}
+
+/// Past iterations that a record of the module leaves out.
+#[derive(Module, Debug)]
+pub struct Unrecorded {
+    /// The past iterations.
+    #[module(skip)]
+    pub ring: Ring,
+}
+
+/// The newest iterations in a ring of fixed size, so that a record holds them like any other state.
+#[derive(Module, Debug)]
+pub struct Ring {
+    /// `window - 1` places.
+    pub entries: Vec<Entry>,
+    /// The place of the next iteration.
+    pub next: Counter,
+    /// How many of the newest count.
+    pub filled: Counter,
+}
+
+/// One past iteration.
+#[derive(Module, Debug)]
+pub struct Entry {
+    /// The mean of its output, `[C_out]`.
+    pub mean: Buffer<1>,
+    /// The biased variance, `[C_out]`.
+    pub var: Buffer<1>,
+    /// Values a channel.
+    pub positions: Counter,
+    /// What brings them to another weight.
+    pub correction: Correction,
 }
 
 impl History {
-    /// An empty history of `capacity` past iterations of a convolution with this weight, `[C_out, C_in / groups, kh, kw]`.
-    pub(super) fn new(capacity: usize, weight_shape: [usize; 4], groups: usize, device: &Device) -> Self {
-        let [out_channels, group_in, kernel_height, kernel_width] = weight_shape;
-        let patch_len = group_in * kernel_height * kernel_width;
-        Self {
-            mean_patch: RunningState::new(Tensor::zeros([capacity, groups, patch_len], device)),
-            second_gradient: RunningState::new(Tensor::zeros([capacity, out_channels, patch_len], device)),
-            second: RunningState::new(Tensor::zeros([capacity, out_channels], device)),
-            stored: RunningState::new(Tensor::zeros([1], device)),
-            capacity,
-        }
-    }
-
-    /// The average of the current moments and those of the past iterations under the current `weight`, invalid ones left out.
-    pub(super) fn aggregate(&self, mean: Tensor<1>, second: Tensor<1>, weight: &Tensor<4>) -> WindowMoments {
-        let filled = self.num_stored().min(self.capacity);
-        if filled == 0 {
-            return WindowMoments::of_current(mean, second);
-        }
-        let [past_mean, past_second] = self.compensated(filled, weight);
-        let is_valid = past_second.clone().greater_equal(past_mean.clone().square()).float();
-        let count = is_valid.clone().sum_dim(0).squeeze_dim::<1>(0) + 1.0;
-        let sum = |past: Tensor<2>, current: Tensor<1>| {
-            ((past * is_valid.clone()).sum_dim(0).squeeze_dim::<1>(0) + current) / count.clone()
+    /// An empty history of a convolution with this weight, `[C_out, C_in / groups, kh, kw]`.
+    pub(super) fn new(config: &CbnConfig, weight_shape: [usize; 4], groups: usize, device: &Device) -> Self {
+        let entry = || Entry {
+            mean: Buffer::new(Tensor::zeros([weight_shape[0]], device)),
+            var: Buffer::new(Tensor::zeros([weight_shape[0]], device)),
+            positions: Counter::new(),
+            correction: Correction::new(config, weight_shape, groups, device),
         };
-        WindowMoments { mean: sum(past_mean, mean), second: sum(past_second, second), share: count.clone().recip() }
-    }
-
-    /// First and second moments of the stored iterations under `weight`, `[filled, C_out]` each.
-    fn compensated(&self, filled: usize, weight: &Tensor<4>) -> [Tensor<2>; 2] {
-        let [_, groups, patch_len] = self.mean_patch.value().dims();
-        let out_channels = weight.dims()[0];
-        let weight = weight.clone().reshape([1, out_channels, patch_len]);
-        let grouped = weight.clone().reshape([1, groups, out_channels / groups, patch_len]);
-        let patch = self.mean_patch.value_sync().inner().slice([0..filled]).reshape([filled, groups, 1, patch_len]);
-        let mean = (patch * grouped).sum_dim(3).reshape([filled, out_channels]);
-        let gradient = self.second_gradient.value_sync().inner().slice([0..filled]);
-        let linear = (gradient * weight).sum_dim(2).squeeze_dim::<2>(2);
-        [mean, linear - self.second.value_sync().inner().slice([0..filled])]
-    }
-
-    /// Stores the current iteration in the place of the oldest: its output `[B, H, W, C_out]` and second moment `[C_out]`.
-    pub(super) fn push(&self, site: &ConvSite<'_>, output: Tensor<4>, second: Tensor<1>) {
-        if self.capacity == 0 {
-            return;
+        let entries = std::iter::repeat_with(entry).take(config.window - 1).collect();
+        let ring = Ring { entries, next: Counter::new(), filled: Counter::new() };
+        match config.history {
+            HistoryStorage::Saved => Self::Saved(ring),
+            HistoryStorage::Refill => Self::Refill(Unrecorded { ring }),
         }
-        let [batch, height, width, out_channels] = output.dims();
-        let weight_shape = site.weight.dims();
-        let [_, group_in, kernel_height, kernel_width] = weight_shape;
-        let patch_len = group_in * kernel_height * kernel_width;
-        let input = site.input.nhwc().clone().inner();
-        let patch = mean_patch(input.clone(), [kernel_height, kernel_width], site.geometry);
-        let factor = 2.0 / (batch * height * width) as f64;
-        let gradient = conv2d_weight_gradient(input, output, weight_shape, site.geometry) * factor;
-
-        let slot = self.num_stored() % self.capacity;
-        replace(&self.mean_patch, slot, patch.reshape([1, site.geometry.groups, patch_len]));
-        replace(&self.second_gradient, slot, gradient.reshape([1, out_channels, patch_len]));
-        replace(&self.second, slot, second.reshape([1, out_channels]));
-        self.stored.update(self.stored.value_sync() + 1.0);
     }
 
-    fn num_stored(&self) -> usize {
-        self.stored.value_sync().into_scalar::<f32>() as usize
+    /// The past iterations.
+    pub fn ring(&self) -> &Ring {
+        match self {
+            Self::Saved(ring) | Self::Refill(Unrecorded { ring }) => ring,
+        }
+    }
+
+    /// The statistics of the current and the past iterations under `weight`, `[C_out, C_in / groups, kh, kw]`.
+    pub(super) fn aggregate(&self, current: &Observation, weight: &Tensor<4>, config: &CbnConfig) -> Window {
+        let past = self.ring().newest();
+        if past.is_empty() {
+            return Window::of_current(current);
+        }
+        let weight = match config.history_gradient {
+            HistoryGradient::ThroughWeight => weight.clone(),
+            HistoryGradient::None if weight.device().is_autodiff() => weight.clone().inner(),
+            HistoryGradient::None => weight.clone(),
+        };
+        let [out_channels, group_in, kernel_height, kernel_width] = weight.dims();
+        let weight = weight.reshape([out_channels, group_in * kernel_height * kernel_width]);
+        let moments: Vec<Moments> = past.iter().map(|entry| entry.moments(&weight)).collect();
+        let positions: Vec<usize> = past.iter().map(|entry| entry.positions.get()).collect();
+        Past::new(moments, positions, config).join(current, config.weighting)
+    }
+
+    /// Remembers the current iteration in the place of the oldest; from now on the newest `open` count.
+    pub(super) fn push(&self, current: &Observation, y: &FeatureMap, site: &ConvSite<'_>, open: usize) {
+        let ring = self.ring();
+        let place = ring.next.get();
+        let entry = &ring.entries[place];
+        entry.mean.set(current.moments.mean.clone());
+        entry.var.set(current.moments.var.clone());
+        entry.positions.set(current.positions);
+        entry.correction.store(y, site, current.iteration);
+        ring.next.set((place + 1) % ring.entries.len());
+        ring.filled.set((ring.filled.get() + 1).min(open));
     }
 }
 
-/// Writes `entry` into one slot of a ring.
-fn replace<const D: usize>(ring: &RunningState<Tensor<D>>, slot: usize, entry: Tensor<D>) {
-    let updated = ring.value_sync().inner().slice_assign([slot..slot + 1], entry);
-    ring.update(Tensor::from_inner(updated));
+impl Ring {
+    /// The entries that count, the newest first.
+    fn newest(&self) -> Vec<&Entry> {
+        let (places, next) = (self.entries.len(), self.next.get());
+        (1..=self.filled.get()).map(|age| &self.entries[(next + places - age) % places]).collect()
+    }
+}
+
+impl Entry {
+    /// Mean and variance under `weight`, `[C_out, D]`; differentiable in it if it is.
+    fn moments(&self, weight: &Tensor<2>) -> Moments {
+        let device = weight.device();
+        let then = Moments { mean: self.mean.value_beside(&device), var: self.var.value_beside(&device) };
+        self.correction.apply(then, weight)
+    }
+}
+
+/// Past moments under one weight, `[F, C]` each, and which of them count.
+struct Past {
+    mean: Tensor<2>,
+    var: Tensor<2>,
+    /// 1 where an entry counts in a channel, else 0.
+    is_valid: Tensor<2>,
+    positions: Vec<usize>,
+}
+
+impl Past {
+    fn new(moments: Vec<Moments>, positions: Vec<usize>, config: &CbnConfig) -> Self {
+        let (mean, var): (Vec<_>, Vec<_>) = moments.into_iter().map(|moments| (moments.mean, moments.var)).unzip();
+        let (mean, var): (Tensor<2>, Tensor<2>) = (Tensor::stack(mean, 0), Tensor::stack(var, 0));
+        match config.validity {
+            Validity::ClampToMean => {
+                let is_valid = var.ones_like().detach();
+                Self { mean, var: var.clamp_min(0.0), is_valid, positions }
+            }
+            Validity::Discard => {
+                // True for NaN as well, which a product with 0 would keep.
+                let is_invalid = var.clone().greater_equal_elem(0.0).bool_not();
+                let is_valid = is_invalid.clone().bool_not().float();
+                let (mean, var) = (mean.mask_fill(is_invalid.clone(), 0.0), var.mask_fill(is_invalid, 0.0));
+                Self { mean, var, is_valid, positions }
+            }
+        }
+    }
+
+    /// Averages: `mean = sum share mean_s`, `var = sum share (var_s + (mean_s - mean)^2)`, which is `nu - mean^2` without its cancellation.
+    fn join(self, current: &Observation, weighting: Weighting) -> Window {
+        let device = self.mean.device();
+        let lift = |x: &Tensor<1>| if device.is_autodiff() { Tensor::from_inner(x.clone()) } else { x.clone() };
+        let weigh = |positions: usize| match weighting {
+            Weighting::Positions => positions as f32,
+            Weighting::Iterations => 1.0,
+        };
+        let column = |values: Vec<f32>| Tensor::<1>::from_floats(values.as_slice(), &device).unsqueeze_dim::<2>(1);
+        let weights = self.is_valid.clone() * column(self.positions.iter().map(|&n| weigh(n)).collect());
+        let sum = |x: Tensor<2>| x.sum_dim(0).squeeze_dim::<1>(0);
+
+        let total = sum(weights.clone()) + weigh(current.positions);
+        let share = total.clone().recip() * weigh(current.positions);
+        let shares = weights / total.unsqueeze_dim(0);
+        let now = [&current.moments.mean, &current.moments.var].map(lift);
+        let mean = sum(shares.clone() * self.mean.clone()) + share.clone() * now[0].clone();
+        let spread = (self.mean - mean.clone().unsqueeze_dim(0)).square();
+        let distance = (now[0].clone() - mean.clone()).square();
+        let var = sum(shares * (self.var + spread)) + share.clone() * (now[1].clone() + distance);
+        let counted = sum(self.is_valid * column(self.positions.iter().map(|&n| n as f32).collect()));
+        let plain = |x: Tensor<1>| if x.device().is_autodiff() { x.inner() } else { x };
+        Window {
+            moments: Moments { mean, var },
+            share: plain(share),
+            positions: plain(counted + current.positions as f64),
+        }
+    }
 }

@@ -1,98 +1,59 @@
 //! Cross-Iteration Batch Normalization.
 
+mod config;
+mod correction;
 mod history;
+mod sampling;
 
-use burn::module::{Flag, Initializer, Module, Param, RunningState};
-use burn::tensor::{Device, Tensor};
-use serde::{Deserialize, Serialize};
+use burn::module::{Flag, Module, Param};
+use burn::tensor::Tensor;
 
-pub use self::history::History;
-use self::history::WindowMoments;
+pub use self::config::{
+    CbnConfig, Compensation, HistoryGradient, HistoryStorage, RunningStatistics, Validity, VarianceEstimate, Weighting,
+    WindowOpening,
+};
+pub use self::correction::{Correction, FirstOrder, Uncorrected};
+pub use self::history::{Entry, History, Ring, Unrecorded};
+use self::history::{Observation, Window};
 use super::ConvSite;
-use super::batch::{follow, positions, unbiased};
-use super::frozen::fixed_statistics;
+use super::buffer::{Buffer, Counter};
+use super::statistics::{Epsilon, Moments, Running, positions, unbiased_correction};
 use crate::FeatureMap;
-use crate::ops::{ChannelStatistics, channel_moments, normalize};
-
-/// Configuration of [`CrossIterationBatchNorm`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CbnConfig {
-    /// Iterations whose statistics count, the current one included. 1 is batch norm. Default: 4.
-    pub window: usize,
-    /// Training iterations at the start that use the current batch alone. Default: 0.
-    pub burn_in_iterations: usize,
-    /// Added to the variance, inside the root. Default: 1e-5.
-    pub epsilon: f64,
-    /// The weight of the current batch in the running statistics. Default: 0.1.
-    pub momentum: f64,
-}
-
-impl Default for CbnConfig {
-    fn default() -> Self {
-        Self { window: 4, burn_in_iterations: 0, epsilon: 1e-5, momentum: 0.1 }
-    }
-}
-
-impl CbnConfig {
-    /// A norm behind a convolution whose weight is `[C_out, C_in / groups, kh, kw]`.
-    ///
-    /// # Panics
-    ///
-    /// If the window is 0.
-    pub fn init(&self, weight_shape: [usize; 4], groups: usize, device: &Device) -> CrossIterationBatchNorm {
-        assert!(self.window > 0, "a window counts the current iteration, so it is at least 1");
-        let channels = weight_shape[0];
-        CrossIterationBatchNorm {
-            gamma: Initializer::Ones.init([channels], device),
-            beta: Initializer::Zeros.init([channels], device),
-            training: Param::from_bool(true),
-            running_mean: RunningState::new(Tensor::zeros([channels], device)),
-            running_var: RunningState::new(Tensor::ones([channels], device)),
-            iteration: RunningState::new(Tensor::zeros([1], device)),
-            history: History::new(self.window - 1, weight_shape, groups, device),
-            burn_in_iterations: self.burn_in_iterations,
-            epsilon: self.epsilon,
-            momentum: self.momentum,
-        }
-    }
-}
+use crate::ops::normalize;
 
 /// Batch norm whose statistics span the last iterations, each corrected for the change of the weight since
 /// ([Yao et al., CVPR 2021](https://arxiv.org/abs/2002.05712)).
 ///
 /// ```text
-/// mu = (1 / n) * sum_s mu_s(w)      mu_s(w) = pbar_s . w
-/// nu = (1 / n) * sum_s nu_s(w)      nu_s(w) = nu_s + G_s . (w - w_s) = G_s . w - nu_s
+/// mu = sum_s share_s * mu_s(w)      mu_s(w) = pbar_s . w
+/// nu = sum_s share_s * nu_s(w)      nu_s(w) = nu_s + G_s . (w - w_s)
 /// out = gamma * (y - mu) / sqrt(nu - mu^2 + eps) + beta
 /// ```
 ///
-/// `pbar_s` is the mean input patch of iteration s and `G_s` the gradient of its second moment, so old weights are not kept (docs/cbn.md).
-/// Past iterations with `nu_s(w) < mu_s(w)^2` in a channel do not count there; `n` counts those that do, the current one included.
-/// Gradients flow through the current iteration's moments only, as in the paper. The running variance is unbiased and of the
-/// current iteration.
+/// `pbar_s` is the mean input patch of iteration s and `G_s` the gradient of its second moment (docs/cbn.md). The shares of an
+/// iteration sum to 1 over those that are valid in a channel. [`CbnConfig`] holds every choice.
+///
+/// A forward pass on a training device is a training iteration: it counts, and is remembered. Several before an optimiser's step,
+/// as in gradient accumulation, are as many iterations under one weight.
 #[derive(Module, Debug)]
 pub struct CrossIterationBatchNorm {
     /// Scale, `[C]`.
-    pub gamma: Param<Tensor<1>>,
+    pub gamma: Option<Param<Tensor<1>>>,
     /// Shift, `[C]`.
-    pub beta: Param<Tensor<1>>,
+    pub beta: Option<Param<Tensor<1>>>,
     /// Off where the layer was frozen: it then uses the running statistics.
     pub training: Param<Flag>,
     /// Running mean, `[C]`.
-    pub running_mean: RunningState<Tensor<1>>,
+    pub running_mean: Buffer<1>,
     /// Running unbiased variance, `[C]`.
-    pub running_var: RunningState<Tensor<1>>,
-    /// Training iterations seen, `[1]`.
-    pub iteration: RunningState<Tensor<1>>,
+    pub running_var: Buffer<1>,
+    /// Training iterations seen.
+    pub iteration: Counter,
     /// The past iterations of the window.
     pub history: History,
-    /// Training iterations that use the current batch alone.
-    pub burn_in_iterations: usize,
-    /// Added to the variance.
-    pub epsilon: f64,
-    /// The weight of the current batch in the running statistics.
-    pub momentum: f64,
+    /// The choices.
+    #[module(skip)]
+    pub config: CbnConfig,
 }
 
 impl CrossIterationBatchNorm {
@@ -102,45 +63,63 @@ impl CrossIterationBatchNorm {
     ///
     /// `[B, H, W, C]` to the same.
     pub fn forward(&self, y: FeatureMap, site: &ConvSite<'_>) -> FeatureMap {
+        let [gamma, beta] = self.affine();
         if !(y.device().is_autodiff() && self.training.is_enabled()) {
-            let statistics = fixed_statistics(self.running_mean.value(), self.running_var.value(), self.epsilon);
-            return normalize(y, self.gamma.val(), self.beta.val(), statistics);
+            return normalize(y, gamma, beta, self.running().statistics(self.epsilon()));
         }
-        let output = y.nhwc().clone().inner();
-        let [mean, second] = channel_moments(output.clone());
-        self.update_running(&mean, &second, positions(&y));
-
-        let window = if self.is_burning_in() {
-            WindowMoments::of_current(mean, second)
+        let iteration = self.iteration.increment();
+        let open = self.config.open_window(iteration);
+        let observation = Observation { moments: Moments::of(&y), positions: positions(&y), iteration };
+        let window = if open == 0 {
+            Window::of_current(&observation)
         } else {
-            let weight = site.weight.clone().inner();
-            let window = self.history.aggregate(mean, second.clone(), &weight);
-            self.history.push(site, output, second);
+            let window = self.history.aggregate(&observation, site.weight, &self.config);
+            self.history.push(&observation, &y, site, open);
             window
         };
-        normalize(y, self.gamma.val(), self.beta.val(), self.statistics(window))
+        self.observe(&observation, &window);
+        // An open window has the biased variance, also while it holds the current iteration alone.
+        let correction = match self.config.closed_window_variance {
+            VarianceEstimate::Unbiased if open == 0 => unbiased_correction(observation.positions),
+            _ => 1.0,
+        };
+        normalize(y, gamma, beta, window.moments.statistics(self.epsilon(), window.share, correction))
     }
 
-    /// Counts this iteration, and says whether it is one of the burn-in.
-    fn is_burning_in(&self) -> bool {
-        let seen = self.iteration.value_sync() + 1.0;
-        self.iteration.update(seen.clone());
-        seen.into_scalar::<f32>() <= self.burn_in_iterations as f32
+    fn observe(&self, observation: &Observation, window: &Window) {
+        let (mean, var) = match self.config.running_statistics {
+            RunningStatistics::Current => {
+                let Moments { mean, var } = observation.moments.clone();
+                (mean, var * unbiased_correction(observation.positions))
+            }
+            RunningStatistics::Window => {
+                let Moments { mean, var } = window.moments.without_autodiff();
+                let positions = window.positions.clone();
+                (mean, var * positions.clone() / (positions - 1.0).clamp_min(1.0))
+            }
+        };
+        self.running().observe(mean, var, self.config.momentum);
     }
 
-    fn update_running(&self, mean: &Tensor<1>, second: &Tensor<1>, count: usize) {
-        let var = unbiased((second.clone() - mean.clone().square()).clamp_min(0.0), count);
-        for (state, current) in [(&self.running_mean, mean.clone()), (&self.running_var, var)] {
-            let updated = follow(state.value_sync().inner(), current, self.momentum);
-            state.update(Tensor::from_inner(updated));
+    /// Gamma and beta, `[C]`.
+    fn affine(&self) -> [Tensor<1>; 2] {
+        match (&self.gamma, &self.beta) {
+            (Some(gamma), Some(beta)) => [gamma.val(), beta.val()],
+            _ => [self.running_mean.value().ones_like(), self.running_mean.value().zeros_like()],
         }
     }
 
-    fn statistics(&self, window: WindowMoments) -> ChannelStatistics {
-        let WindowMoments { mean, second, share } = window;
-        let var = (second - mean.clone().square()).clamp_min(0.0);
-        let inv_std = (var + self.epsilon).sqrt().recip();
-        let slope = inv_std.clone().powi_scalar(3) * -0.5;
-        ChannelStatistics { mean, inv_std, slope, share }.on_training_device()
+    fn running(&self) -> Running<'_> {
+        Running { mean: &self.running_mean, var: &self.running_var }
+    }
+
+    fn epsilon(&self) -> Epsilon {
+        Epsilon { value: self.config.epsilon, place: self.config.epsilon_place }
+    }
+
+    /// Scale and shift of inference, `[C]` each.
+    pub(super) fn inference_affine(&self) -> [Tensor<1>; 2] {
+        let [gamma, beta] = self.affine();
+        self.running().affine(self.epsilon(), &gamma, &beta)
     }
 }

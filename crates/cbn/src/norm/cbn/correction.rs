@@ -1,0 +1,109 @@
+//! How the moments of a past iteration are brought to the current weight.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use super::config::{CbnConfig, Compensation};
+use super::sampling::sampled_second_gradient;
+use crate::FeatureMap;
+use crate::norm::ConvSite;
+use crate::norm::buffer::Buffer;
+use crate::norm::statistics::Moments;
+use crate::ops::{mean_patch, row_dots};
+
+/// What an entry of the history keeps to that end.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a layer has a handful of them, and the large one is the rule")]
+pub enum Correction {
+    /// Nothing.
+    None(Uncorrected),
+    /// The derivatives of both moments.
+    FirstOrder(FirstOrder),
+}
+
+/// The moments of a past iteration are taken as they were.
+#[derive(Module, Debug)]
+pub struct Uncorrected;
+
+/// The first-order Taylor term in the weight, with `D = C_in / groups * kh * kw`.
+#[derive(Module, Debug)]
+pub struct FirstOrder {
+    /// `dmu/dw`: the mean input patch, `[groups, D]`, the same for all channels of a group.
+    pub mean_patch: Buffer<2>,
+    /// `dnu/dw`, `[C_out, D]`.
+    pub second_gradient: Buffer<2>,
+    /// `dmu/dw . w` and `dnu/dw . w` with the weight of that iteration, `[2, C_out]`: instead of the weight.
+    pub along_weight: Buffer<2>,
+    /// Strength of the correction.
+    pub rho: f64,
+    /// The second moment's gradient is estimated from every n-th output position.
+    pub derivative_sampling: usize,
+}
+
+impl Correction {
+    pub(super) fn new(config: &CbnConfig, weight_shape: [usize; 4], groups: usize, device: &Device) -> Self {
+        let [out_channels, group_in, kernel_height, kernel_width] = weight_shape;
+        let patch_len = group_in * kernel_height * kernel_width;
+        match config.compensation {
+            Compensation::None {} => Self::None(Uncorrected),
+            Compensation::FirstOrder { rho } => Self::FirstOrder(FirstOrder {
+                mean_patch: Buffer::new(Tensor::zeros([groups, patch_len], device)),
+                second_gradient: Buffer::new(Tensor::zeros([out_channels, patch_len], device)),
+                along_weight: Buffer::new(Tensor::zeros([2, out_channels], device)),
+                rho,
+                derivative_sampling: config.derivative_sampling,
+            }),
+        }
+    }
+
+    /// The moments under `weight`, `[C_out, D]`, of an iteration that had `then`; the variance may come out negative.
+    pub(super) fn apply(&self, then: Moments, weight: &Tensor<2>) -> Moments {
+        match self {
+            Self::None(_) => then,
+            Self::FirstOrder(first_order) => first_order.apply(then, weight),
+        }
+    }
+
+    /// Takes what it needs from the current iteration: its output and what the convolution read.
+    pub(super) fn store(&self, y: &FeatureMap, site: &ConvSite<'_>, iteration: usize) {
+        match self {
+            Self::None(_) => {}
+            Self::FirstOrder(first_order) => first_order.store(y, site, iteration),
+        }
+    }
+}
+
+impl FirstOrder {
+    /// With `dmu` and `dnu` the changes of the moments, `var(w) = nu + dnu - (mu + dmu)^2 = var + dnu - 2 mu dmu - dmu^2`.
+    fn apply(&self, then: Moments, weight: &Tensor<2>) -> Moments {
+        let device = weight.device();
+        let along = self.along_weight.value_beside(&device);
+        let change = |gradient: &Buffer<2>, i: usize| {
+            let along = along.clone().slice([i..i + 1]).squeeze_dim::<1>(0);
+            (row_dots(gradient.value_beside(&device), weight.clone()) - along) * self.rho
+        };
+        let (of_mean, of_second) = (change(&self.mean_patch, 0), change(&self.second_gradient, 1));
+        let mean = then.mean.clone() + of_mean.clone();
+        let var = then.var + of_second - (then.mean * 2.0 + of_mean.clone()) * of_mean;
+        Moments { mean, var }
+    }
+
+    fn store(&self, y: &FeatureMap, site: &ConvSite<'_>, iteration: usize) {
+        let plain = |x: &Tensor<4>| if x.device().is_autodiff() { x.clone().inner() } else { x.clone() };
+        let (x, y, weight) = (plain(site.input.nhwc()), plain(y.nhwc()), plain(site.weight));
+        let [out_channels, group_in, kernel_height, kernel_width] = weight.dims();
+        let patch_len = group_in * kernel_height * kernel_width;
+        let rows = |x: Tensor<4>| {
+            let rows = x.dims()[0];
+            x.reshape([rows, patch_len])
+        };
+        let patch = rows(mean_patch(x.clone(), [kernel_height, kernel_width], site.geometry));
+        let every = self.derivative_sampling;
+        let gradient = rows(sampled_second_gradient(x, y, weight.dims(), site.geometry, [every, iteration]));
+        let weight = weight.reshape([out_channels, patch_len]);
+        let along = [&patch, &gradient].map(|gradient| row_dots(gradient.clone(), weight.clone()));
+        self.along_weight.set(Tensor::stack(along.to_vec(), 0));
+        self.mean_patch.set(patch);
+        self.second_gradient.set(gradient);
+    }
+}

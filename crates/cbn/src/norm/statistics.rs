@@ -1,0 +1,127 @@
+//! What the norms with channel statistics share.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::buffer::Buffer;
+use crate::FeatureMap;
+use crate::ops::{self, ChannelStatistics};
+
+/// Where eps is added.
+///
+/// With eps 1e-5 the largest gain is 316 inside the root and 100,000 outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EpsilonPlace {
+    /// `sqrt(var + eps)`, as batch norm, group norm and the paper have it.
+    #[default]
+    InsideRoot,
+    /// `sqrt(var) + eps`, as the released CBN layer has it by default.
+    OutsideRoot,
+}
+
+/// Keeps a division by zero out of normalisation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Epsilon {
+    pub value: f64,
+    pub place: EpsilonPlace,
+}
+
+impl Epsilon {
+    pub fn inside(value: f64) -> Self {
+        Self { value, place: EpsilonPlace::InsideRoot }
+    }
+
+    /// `1 / std` and its derivative with respect to the variance.
+    pub fn inv_std(self, var: &Tensor<1>) -> [Tensor<1>; 2] {
+        match self.place {
+            EpsilonPlace::InsideRoot => {
+                let inv_std = (var.clone() + self.value).sqrt().recip();
+                let slope = inv_std.clone().powi_scalar(3) * -0.5;
+                [inv_std, slope]
+            }
+            EpsilonPlace::OutsideRoot => {
+                let std = var.clone().sqrt();
+                let inv_std = (std.clone() + self.value).recip();
+                let slope = inv_std.clone().square() * std.clone().recip() * -0.5;
+                // The derivative has no limit at a variance of 0; a constant channel passes no gradient to its variance.
+                [inv_std, slope.mask_fill(std.equal_scalar(0.0), 0.0)]
+            }
+        }
+    }
+}
+
+/// Mean and biased variance of each channel, `[C]`.
+#[derive(Clone, Debug)]
+pub(super) struct Moments {
+    pub mean: Tensor<1>,
+    pub var: Tensor<1>,
+}
+
+impl Moments {
+    /// Of this map, without autodiff.
+    pub fn of(y: &FeatureMap) -> Self {
+        let y = y.nhwc().clone();
+        let [mean, var] = ops::channel_moments(if y.device().is_autodiff() { y.inner() } else { y });
+        Self { mean, var }
+    }
+
+    /// The same as constants.
+    pub fn without_autodiff(&self) -> Self {
+        let [mean, var] =
+            [&self.mean, &self.var].map(|x| if x.device().is_autodiff() { x.clone().inner() } else { x.clone() });
+        Self { mean, var }
+    }
+
+    /// As statistics of a map in which its own moments have this share.
+    ///
+    /// The variance is multiplied by `correction` on the way: `M / (M - 1)` makes it the unbiased one.
+    pub fn statistics(self, epsilon: Epsilon, share: Tensor<1>, correction: f64) -> ChannelStatistics {
+        let [inv_std, slope] = epsilon.inv_std(&(self.without_autodiff().var * correction));
+        let slope = slope * correction;
+        ChannelStatistics { mean: self.mean, var: self.var, inv_std, slope, share }
+    }
+}
+
+/// Running mean and variance of a layer.
+pub(super) struct Running<'a> {
+    pub mean: &'a Buffer<1>,
+    pub var: &'a Buffer<1>,
+}
+
+impl Running<'_> {
+    /// Statistics that do not depend on the map.
+    pub fn statistics(&self, epsilon: Epsilon) -> ChannelStatistics {
+        let (mean, var) = (self.mean.value(), self.var.value());
+        let none = mean.zeros_like();
+        Moments { mean, var }.statistics(epsilon, none, 1.0)
+    }
+
+    /// Scale and shift that do what these statistics with gamma and beta do, `[C]` each.
+    pub fn affine(&self, epsilon: Epsilon, gamma: &Tensor<1>, beta: &Tensor<1>) -> [Tensor<1>; 2] {
+        let [inv_std, _] = epsilon.inv_std(&self.var.value());
+        let scale = gamma.clone() * inv_std;
+        let shift = beta.clone() - self.mean.value() * scale.clone();
+        [scale, shift]
+    }
+
+    /// One more observation: `running * (1 - momentum) + observed * momentum`.
+    pub fn observe(&self, mean: Tensor<1>, var: Tensor<1>, momentum: f64) {
+        for (buffer, observed) in [(self.mean, mean), (self.var, var)] {
+            let running = buffer.value();
+            let running = if running.device().is_autodiff() { running.inner() } else { running };
+            buffer.set(running * (1.0 - momentum) + observed * momentum);
+        }
+    }
+}
+
+/// How many values a channel has.
+pub(super) fn positions(y: &FeatureMap) -> usize {
+    let [batch, height, width, _] = y.dims();
+    batch * height * width
+}
+
+/// What makes the unbiased variance of a biased one of `count` values; of a single value there is none, so it is kept.
+pub(super) fn unbiased_correction(count: usize) -> f64 {
+    if count > 1 { count as f64 / (count - 1) as f64 } else { 1.0 }
+}
