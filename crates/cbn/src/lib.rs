@@ -2,6 +2,7 @@
 
 mod conv;
 mod conv_norm;
+mod convert;
 mod feature_map;
 mod geometry;
 pub mod norm;
@@ -9,6 +10,7 @@ pub mod ops;
 
 pub use self::conv::{Conv, ConvConfig};
 pub use self::conv_norm::{Activation, ConvNorm, ConvNormConfig};
+pub use self::convert::ConvertError;
 pub use self::feature_map::FeatureMap;
 pub use self::geometry::ConvGeometry;
 pub use self::norm::{BatchNormConfig, CbnConfig, ConvSite, FrozenNormConfig, GroupNormConfig, Norm, NormConfig};

@@ -6,6 +6,7 @@ pub mod cbn;
 mod frozen;
 mod group;
 mod statistics;
+mod transfer;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -17,6 +18,7 @@ pub use self::cbn::{CbnConfig, CrossIterationBatchNorm};
 pub use self::frozen::{FrozenNorm, FrozenNormConfig};
 pub use self::group::{GroupNorm, GroupNormConfig};
 pub use self::statistics::EpsilonPlace;
+pub(crate) use self::transfer::TrainedBatchNorm;
 use crate::{ConvGeometry, FeatureMap};
 
 /// The convolution whose output is being normalised.
