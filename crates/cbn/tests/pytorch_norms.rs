@@ -11,6 +11,8 @@ use safetensors::SafeTensors;
 
 /// f32 against f64: a value of 50 with a standard deviation of 1 has a rounding error of up to 4e-6 of the latter.
 const TOLERANCE: f64 = 1e-5;
+/// The weight's gradient where inputs are near 50: they multiply a sum that is 0 but for rounding. PyTorch 2.11 in f32 is off by 6e-5.
+const LARGE_MEAN_TOLERANCE: f64 = 1e-4;
 const STEPS: usize = 3;
 
 struct Case {
@@ -58,7 +60,9 @@ impl Case {
         let norm = |values: Vec<f64>| values.iter().map(|value| value * value).sum::<f64>().sqrt();
         let difference = found.iter().zip(&expected).map(|(found, expected)| found - expected).collect();
         let error = norm(difference) / norm(expected);
-        assert!(error < TOLERANCE, "{}: {key} has relative error {error:.1e}", self.name);
+        let is_ill_conditioned = self.name.ends_with("large_mean") && key.ends_with("grad_weight");
+        let tolerance = if is_ill_conditioned { LARGE_MEAN_TOLERANCE } else { TOLERANCE };
+        assert!(error < tolerance, "{}: {key} has relative error {error:.1e}", self.name);
     }
 
     /// One training step.
