@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cbn::{BatchNormConfig, GroupNormConfig, NormConfig};
+use cbn::norm::cbn::{HistoryGradient, HistoryStorage};
+use cbn::{BatchNormConfig, CbnConfig, GroupNormConfig, NormConfig};
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, RecipeError, resolve};
 
 /// COCO train2017 as the released code counts it, 16 images an iteration.
@@ -163,10 +164,31 @@ fn a_mask_norm_without_a_mask_head_is_refused() {
 fn burn_in_is_in_iterations_once_the_epoch_is_known() {
     let norm = |name: &str| plan(name, &[]).unwrap().model.neck.norm;
     let NormConfig::CrossIteration(cbn) = norm("faster_rcnn_r50_cbn.toml") else { panic!("not CBN") };
-    assert_eq!((cbn.window, cbn.burn_in_iterations), (4, 58_640));
+    assert_eq!(cbn, CbnConfig { burn_in_iterations: 58_640, ..CbnConfig::published() });
     assert_eq!(norm("faster_rcnn_r50_none.toml"), NormConfig::Identity);
     assert_eq!(norm("faster_rcnn_r50_syncbn.toml"), NormConfig::Sync(BatchNormConfig::default()));
     assert_eq!(norm("faster_rcnn_r50_gn.toml"), NormConfig::Group(GroupNormConfig::new(32)));
+}
+
+#[test]
+fn a_recipe_reaches_the_choices_of_cbn() {
+    let with = |table: &str| plan("mask_rcnn_r50_gn.toml", &[&format!("norm.neck={table}")]);
+    let options = "history_gradient = \"through_weight\", derivative_sampling = 4, history = \"refill\"";
+    let table = format!("{{ kind = \"cbn\", window = 2, burn_in = {{ iterations = 5 }}, {options} }}");
+    let expected = CbnConfig {
+        window: 2,
+        burn_in_iterations: 5,
+        history_gradient: HistoryGradient::ThroughWeight,
+        derivative_sampling: 4,
+        history: HistoryStorage::Refill,
+        ..CbnConfig::paper()
+    };
+    assert_eq!(with(&table).unwrap().model.neck.norm, NormConfig::CrossIteration(expected));
+    let refused = "{ kind = \"cbn\", window = 2, burn_in = { iterations = 5 }, derivative_sampling = 0 }";
+    assert_eq!(
+        with(refused).unwrap_err().to_string(),
+        "norm.neck: derivative_sampling takes every n-th position, so it is at least 1"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod resolve;
 mod schema;
 
 pub use error::RecipeError;
-pub use norm::{NormSection, NormSpec};
+pub use norm::{CbnPreset, CbnSpec, NormSection, NormSpec};
 pub use plan::Plan;
 pub use resolve::{DataFacts, resolve, test_loader, train_loader};
 pub use schema::{DataSection, Expected, Length, ModelSection, Moments, Recipe, TestSection, TrainSection, Warmup};

@@ -1,5 +1,6 @@
 //! The TOML form of norms: a name, or a table with the norm's numbers.
 
+use cbn::norm::cbn::{HistoryGradient, HistoryStorage};
 use cbn::{BatchNormConfig, CbnConfig, FrozenNormConfig, GroupNormConfig, NormConfig};
 use serde::de::value::{MapAccessDeserializer, MapDeserializer};
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -40,12 +41,61 @@ pub enum NormSpec {
         groups: usize,
     },
     /// Cross-Iteration Batch Normalization.
-    Cbn {
-        /// Iterations whose statistics count, the current one included.
-        window: usize,
-        /// How long plain batch statistics are used at the start of training.
-        burn_in: Length,
-    },
+    Cbn(CbnSpec),
+}
+
+/// The numbers of Cross-Iteration Batch Normalization.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CbnSpec {
+    /// Iterations whose statistics count, the current one included.
+    pub window: usize,
+    /// How long plain batch statistics are used at the start of training.
+    pub burn_in: Length,
+    /// What decides the rest.
+    #[serde(default)]
+    pub preset: CbnPreset,
+    /// Whether the weight's gradient knows of the past moments.
+    #[serde(default)]
+    pub history_gradient: HistoryGradient,
+    /// The second moment's gradient is estimated from every n-th output position.
+    #[serde(default = "every_position")]
+    pub derivative_sampling: usize,
+    /// Whether checkpoints hold the past iterations.
+    #[serde(default)]
+    pub history: HistoryStorage,
+}
+
+fn every_position() -> usize {
+    1
+}
+
+/// A preset of [`CbnConfig`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CbnPreset {
+    /// [`CbnConfig::paper`].
+    #[default]
+    Paper,
+    /// [`CbnConfig::published`].
+    Published,
+}
+
+impl CbnSpec {
+    fn to_config(self, iterations_per_epoch: usize) -> CbnConfig {
+        let preset = match self.preset {
+            CbnPreset::Paper => CbnConfig::paper(),
+            CbnPreset::Published => CbnConfig::published(),
+        };
+        CbnConfig {
+            window: self.window,
+            burn_in_iterations: self.burn_in.iterations(iterations_per_epoch),
+            history_gradient: self.history_gradient,
+            derivative_sampling: self.derivative_sampling,
+            history: self.history,
+            ..preset
+        }
+    }
 }
 
 impl NormSpec {
@@ -57,11 +107,7 @@ impl NormSpec {
             Self::Bn => NormConfig::Batch(BatchNormConfig::default()),
             Self::SyncBn => NormConfig::Sync(BatchNormConfig::default()),
             Self::Gn { groups } => NormConfig::Group(GroupNormConfig::new(groups)),
-            Self::Cbn { window, burn_in } => NormConfig::CrossIteration(CbnConfig {
-                window,
-                burn_in_iterations: burn_in.iterations(iterations_per_epoch),
-                ..CbnConfig::paper()
-            }),
+            Self::Cbn(cbn) => NormConfig::CrossIteration(cbn.to_config(iterations_per_epoch)),
         }
     }
 
@@ -71,8 +117,11 @@ impl NormSpec {
             Self::Gn { groups } if groups == 0 || !channels.is_multiple_of(groups) => {
                 Some(format!("{groups} groups do not divide {channels} channels"))
             }
-            Self::Cbn { window: 0, .. } => {
+            Self::Cbn(CbnSpec { window: 0, .. }) => {
                 Some("a window counts the current iteration, so it is at least 1".to_owned())
+            }
+            Self::Cbn(CbnSpec { derivative_sampling: 0, .. }) => {
+                Some("derivative_sampling takes every n-th position, so it is at least 1".to_owned())
             }
             _ => None,
         }
@@ -88,7 +137,7 @@ enum NormTable {
     Bn {},
     SyncBn {},
     Gn { groups: usize },
-    Cbn { window: usize, burn_in: Length },
+    Cbn(CbnSpec),
 }
 
 impl From<NormTable> for NormSpec {
@@ -99,7 +148,7 @@ impl From<NormTable> for NormSpec {
             NormTable::Bn {} => Self::Bn,
             NormTable::SyncBn {} => Self::SyncBn,
             NormTable::Gn { groups } => Self::Gn { groups },
-            NormTable::Cbn { window, burn_in } => Self::Cbn { window, burn_in },
+            NormTable::Cbn(cbn) => Self::Cbn(cbn),
         }
     }
 }
