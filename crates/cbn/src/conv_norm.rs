@@ -160,7 +160,7 @@ impl ConvNorm {
     /// The same block for inference, with its norm folded into weight and bias: `w' = scale * w`, `b' = shift`.
     ///
     /// Norms with fixed statistics in inference fold: batch, sync, frozen and cross-iteration. Group norm depends on its input, so a
-    /// block with it stays as it is. The result trains as a convolution without norm.
+    /// block with it stays as it is. The result trains as a convolution without norm, unless its weight is frozen.
     #[must_use]
     pub fn fuse(self) -> Self {
         let Some([scale, shift]) = self.norm.inference_affine() else { return self };
@@ -169,8 +169,15 @@ impl ConvNorm {
             Some(bias) => bias.val() * scale.clone() + shift,
             None => shift,
         };
-        let weight = self.weight.map(|weight| (weight * scale.reshape([channels, 1, 1, 1])).detach());
-        Self { weight, bias: Some(Param::from_tensor(bias.detach())), norm: Norm::Identity(Identity), ..self }
+        let is_training = self.weight.val().is_require_grad();
+        let is_frozen = self.weight.device().is_autodiff() && !is_training;
+        let weight = self.weight.map(|weight| {
+            let weight = (weight * scale.reshape([channels, 1, 1, 1])).detach();
+            if is_training { weight.require_grad() } else { weight }
+        });
+        let bias = Param::from_tensor(bias.detach());
+        let bias = if is_frozen { bias.set_require_grad(false) } else { bias };
+        Self { weight, bias: Some(bias), norm: Norm::Identity(Identity), ..self }
     }
 
     /// The same for Burn's own layout.

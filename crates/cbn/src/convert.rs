@@ -1,13 +1,11 @@
 //! From Burn's convolution and batch norm to a [`ConvNorm`].
 
-use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, PaddingConfig2d};
-use burn::tensor::{Device, Tensor};
 use thiserror::Error;
 
 use crate::norm::TrainedBatchNorm;
-use crate::{Activation, ConvGeometry, ConvNorm, NormConfig};
+use crate::{Activation, ConvGeometry, ConvNorm, FrozenNormConfig, NormConfig};
 
 /// Why a convolution and a batch norm do not convert.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -61,10 +59,10 @@ impl ConvNorm {
     /// | batch, sync, cross-iteration | gamma, beta, running mean and variance, and whether the layer is frozen |
     /// | frozen | gamma, beta, running mean and variance |
     /// | group | gamma and beta; it computes something else, so train it further |
-    /// | identity | everything, folded into the weight and a bias |
+    /// | identity | all, folded into weight and bias by [`fuse`](Self::fuse) |
     ///
     /// With all but the group norm, inference gives the output of the two layers, if epsilon is the batch norm's and inside the root. Parameters keep
-    /// their ids, those of identity excepted.
+    /// their ids.
     ///
     /// **A bias of the convolution** goes into the running mean, `mean - bias`, which is exact in inference. A block that trains
     /// with the statistics of its batches needs no bias either: it shifts a channel and its mean alike, so that neither the
@@ -94,13 +92,18 @@ impl ConvNorm {
             dilation: conv.dilation,
             groups: conv.groups,
         };
+        let device = conv.weight.device();
         let mut block = Self {
             weight: conv.weight.clone(),
             bias: None,
-            norm: config.init(weight_shape, conv.groups, &conv.weight.device()),
+            norm: config.init(weight_shape, conv.groups, &device),
             geometry,
             activation: Activation::None,
         };
+        if block.norm.wants_bias() {
+            let frozen = FrozenNormConfig { epsilon: norm.epsilon, ..FrozenNormConfig::default() };
+            return Self::from_conv_batch_norm(conv, norm, &NormConfig::Frozen(frozen)).map(Self::fuse);
+        }
         let mean = norm.running_mean.value_sync();
         let trained = TrainedBatchNorm {
             gamma: norm.gamma.clone(),
@@ -112,33 +115,9 @@ impl ConvNorm {
             },
             running_var: norm.running_var.value_sync(),
         };
-        if block.norm.wants_bias() {
-            (block.weight, block.bias) = folded(&block.weight, &trained, norm.epsilon);
-        } else {
-            block.norm.take_over(trained);
-        }
+        block.norm.take_over(trained);
         Ok(block)
     }
-}
-
-/// The weight and the bias of a convolution that does what it and the batch norm did.
-fn folded(
-    weight: &Param<Tensor<4>>,
-    trained: &TrainedBatchNorm,
-    epsilon: f64,
-) -> (Param<Tensor<4>>, Option<Param<Tensor<1>>>) {
-    let device = weight.device();
-    let var = trained.running_var.clone().without_autodiff();
-    let scale = trained.gamma.val().without_autodiff() / (var + epsilon).sqrt();
-    let bias = trained.beta.val().without_autodiff() - trained.running_mean.clone().without_autodiff() * scale.clone();
-    let channels = scale.dims()[0];
-    let weight = weight.val().without_autodiff() * scale.reshape([channels, 1, 1, 1]);
-    (parameter(weight, &device), Some(parameter(bias, &device)))
-}
-
-/// A parameter that trains where `device` does.
-fn parameter<const D: usize>(value: Tensor<D>, device: &Device) -> Param<Tensor<D>> {
-    Param::from_tensor(if device.is_autodiff() { Tensor::from_inner(value) } else { value })
 }
 
 /// Rows and columns of zeros on each side, if opposite sides have the same for every input.

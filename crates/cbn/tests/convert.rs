@@ -122,6 +122,18 @@ fn training_gives_the_outputs_and_gradients_of_burns_layers() {
 }
 
 #[test]
+fn a_folded_block_trains_where_the_layers_did() {
+    let device = training_device();
+    let (conv, norm) = trained(&Conv2dConfig::new([4, 6], [3, 3]), &device);
+    for (conv, norm, trains) in [(conv.clone(), norm.clone(), true), (conv.freeze(), norm.freeze(), false)] {
+        let block = ConvNorm::from_conv_batch_norm(&conv, &norm, &NormConfig::Identity).unwrap();
+        let grads = block.forward_nchw(random([2, 4, 8, 8], &device).require_grad()).sum().backward();
+        assert_eq!(block.weight.val().grad(&grads).is_some(), trains);
+        assert_eq!(block.bias.unwrap().val().grad(&grads).is_some(), trains);
+    }
+}
+
+#[test]
 fn group_norm_keeps_gamma_and_beta() {
     let device = training_device();
     let (conv, norm) = trained(&Conv2dConfig::new([4, 6], [3, 3]), &device);
