@@ -65,18 +65,21 @@ pub fn affine_in_place(y: &mut [f32], scale: &[f32], shift: &[f32], relu: bool) 
     for_each_part(scale, shift, y, |_, y| affine_part_in_place(kernels, scale, shift, relu, y));
 }
 
-/// `out = of_grad * grad + of_y * y + constant` per channel: the gradient of a norm with regard to its input.
+/// `out = of_grad * grad + of_y * (y - origin) + constant` per channel: the gradient of a norm with regard to its input.
+///
+/// `factors` are of_grad, of_y, origin and constant, `[channels]` each. Near the mean as origin, no digits are lost where it is large.
 ///
 /// # Panics
 ///
 /// If the lengths do not fit.
-pub fn norm_backward_apply(y: &[f32], grad: &[f32], [of_grad, of_y, constant]: [&[f32]; 3], out: &mut [f32]) {
+pub fn norm_backward_apply(y: &[f32], grad: &[f32], factors: [&[f32]; 4], out: &mut [f32]) {
     assert_eq!([y.len(), grad.len()], [out.len(); 2], "both inputs have the shape of the output");
-    assert_eq!(of_y.len(), of_grad.len(), "one factor per channel");
+    let [of_grad, of_y, origin, constant] = factors;
+    assert_eq!([of_y.len(), origin.len()], [of_grad.len(); 2], "one factor per channel");
     let kernels = Kernels::new(Isa::detect());
     for_each_part(of_grad, constant, out, |start, out| {
         let part = start..start + out.len();
-        combine_part(kernels, &y[part.clone()], &grad[part], [of_grad, of_y, constant], out);
+        combine_part(kernels, &y[part.clone()], &grad[part], factors, out);
     });
 }
 
@@ -130,7 +133,7 @@ per_isa! {
 }
 
 per_isa! {
-    fn combine_part(y: &[f32], grad: &[f32], factors: [&[f32]; 3], out: &mut [f32]) = combine_part_body
+    fn combine_part(y: &[f32], grad: &[f32], factors: [&[f32]; 4], out: &mut [f32]) = combine_part_body
 }
 
 #[inline(always)]
@@ -179,13 +182,18 @@ fn affine_part_in_place_body<T: Target>(scale: &[f32], shift: &[f32], relu: bool
 }
 
 #[inline(always)]
-fn combine_part_body<T: Target>(y: &[f32], grad: &[f32], [of_grad, of_y, constant]: [&[f32]; 3], out: &mut [f32]) {
+fn combine_part_body<T: Target>(
+    y: &[f32],
+    grad: &[f32],
+    [of_grad, of_y, origin, constant]: [&[f32]; 4],
+    out: &mut [f32],
+) {
     let channels = of_grad.len();
     let pixels = y.chunks_exact(channels).zip(grad.chunks_exact(channels)).zip(out.chunks_exact_mut(channels));
     for ((y, grad), out) in pixels {
-        let factors = of_grad.iter().zip(of_y).zip(constant);
-        for (((y, grad), out), ((of_grad, of_y), constant)) in y.iter().zip(grad).zip(out).zip(factors) {
-            *out = T::mul_add(*of_grad, *grad, T::mul_add(*of_y, *y, *constant));
+        let factors = of_grad.iter().zip(of_y).zip(origin).zip(constant);
+        for (((y, grad), out), (((of_grad, of_y), origin), constant)) in y.iter().zip(grad).zip(out).zip(factors) {
+            *out = T::mul_add(*of_grad, *grad, T::mul_add(*of_y, *y - *origin, *constant));
         }
     }
 }

@@ -93,8 +93,8 @@ fn row_dots_are_those_of_f64() {
 fn affine_passes_are_their_formulas() {
     let channels = 37;
     let (y, grad) = (values(channels * 5000, 0), values(channels * 5000, 5));
-    let factors = [1, 2, 3].map(|seed| values(channels, seed));
-    let [scale, shift, constant] = &factors;
+    let factors = [1, 2, 3, 4].map(|seed| values(channels, seed));
+    let [scale, shift, constant, origin] = &factors;
     let mut out = vec![7.0; y.len()];
     for relu in [false, true] {
         affine(&y, scale, shift, relu, &mut out);
@@ -107,10 +107,10 @@ fn affine_passes_are_their_formulas() {
             assert!((out - if relu { truth.max(0.0) } else { truth }).abs() <= 2e-7);
         }
     }
-    norm_backward_apply(&y, &grad, [scale, shift, constant], &mut out);
+    norm_backward_apply(&y, &grad, [scale, shift, origin, constant], &mut out);
     for (i, out) in out.iter().enumerate() {
         let c = i % channels;
-        assert!((out - (scale[c] * grad[i] + shift[c] * y[i] + constant[c])).abs() <= 4e-7);
+        assert!((out - (scale[c] * grad[i] + shift[c] * (y[i] - origin[c]) + constant[c])).abs() <= 4e-7);
     }
 }
 

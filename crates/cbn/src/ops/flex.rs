@@ -115,11 +115,11 @@ impl KernelBackend for Flex {
             grad_moments[channels + c] = grad_var;
             passes[0][c] = scale;
             passes[1][c] = 2.0 * share * grad_var;
-            passes[2][c] = share * (grad_mean - 2.0 * mean[c] * grad_var);
+            passes[2][c] = share * grad_mean;
         }
         let mut grad_y = vec![0.0; floats(&y).len()];
         let [of_grad, of_y, constant] = &passes;
-        cbn_kernels::norm_backward_apply(floats(&y), floats(&grad), [of_grad, of_y, constant], &mut grad_y);
+        cbn_kernels::norm_backward_apply(floats(&y), floats(&grad), [of_grad, of_y, mean, constant], &mut grad_y);
         NormalizeGradients {
             y: tensor(grad_y, dims),
             gamma: tensor(grad_gamma, [channels]),
