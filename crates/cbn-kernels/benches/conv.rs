@@ -1,4 +1,5 @@
-//! Times of convolutions: milliseconds, the best of many repetitions, forward, data gradient, weight gradient.
+//! Times of convolutions: milliseconds, the best of many repetitions, forward, forward with a packed
+//! weight, data gradient, weight gradient.
 //!
 //! `cargo bench -p cbn-kernels --bench conv -- [filter]`; `RAYON_NUM_THREADS` sets the threads.
 
@@ -8,7 +9,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use cbn_kernels::conv::{Algorithm, Method};
-use cbn_kernels::{ConvShape, Epilogue, Isa};
+use cbn_kernels::{ConvShape, Epilogue, Isa, PackedWeight};
 
 /// Batch, C, H, W, K, kernel, stride.
 type Row = (&'static str, [usize; 7]);
@@ -50,8 +51,8 @@ const SMALL: [Row; 13] = [
 
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    println!("{:<14} {:<9} {:>17} {:>17} {:>17}", "", "", "forward", "grad x", "grad w");
-    println!("{:<14} {:<9} {}", "shape", "algorithm", "       ms  GFLOP/s".repeat(3));
+    println!("{:<14} {:<9} {:>17} {:>17} {:>17} {:>17}", "", "", "forward", "packed", "grad x", "grad w");
+    println!("{:<14} {:<9} {}", "shape", "algorithm", "       ms  GFLOP/s".repeat(4));
     for (name, sizes) in LARGE.into_iter().chain(SMALL).filter(|(name, _)| name.contains(&filter)) {
         let shape = shape(sizes);
         for algorithm in [Algorithm::Gemm, Algorithm::Winograd] {
@@ -81,8 +82,10 @@ fn row(name: &str, shape: &ConvShape, method: Method) {
     let fill = |len: usize| (0..len).map(|i| (i * 7919 % 1000) as f32 / 1000.0 - 0.5).collect::<Vec<f32>>();
     let (x, weight, grad_y) = (fill(shape.input_len()), fill(shape.weight_len()), fill(shape.output_len()));
     let (mut y, mut grad_x, mut grad_weight) = (grad_y.clone(), x.clone(), weight.clone());
+    let packed = PackedWeight::new(shape.weight_shape(), &weight);
     let times = [
         best(|| method.forward(shape, &x, &weight, &Epilogue::default(), black_box(&mut y))),
+        best(|| method.forward_packed(shape, &x, &packed, &Epilogue::default(), black_box(&mut y))),
         best(|| method.backward_input(shape, &grad_y, &weight, black_box(&mut grad_x))),
         best(|| method.backward_weight(shape, &x, &grad_y, black_box(&mut grad_weight))),
     ];

@@ -17,6 +17,7 @@ mod upsample_add;
 mod window_sums;
 
 pub use self::conv::{ConvShape, Epilogue, conv2d_backward_input, conv2d_backward_weight, conv2d_forward};
+pub use self::conv::{PackedWeight, WeightShape, conv2d_forward_packed};
 pub use self::isa::Isa;
 pub use self::map_shape::MapShape;
 pub use self::moments::{affine, affine_in_place, channel_moments, norm_backward_apply, norm_backward_sums};

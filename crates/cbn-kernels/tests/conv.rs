@@ -1,8 +1,9 @@
 //! Convolutions against the definition in `f64`.
 
 use cbn_kernels::conv::{Algorithm, Method, reference};
-use cbn_kernels::{ConvShape, Epilogue, Isa};
+use cbn_kernels::{ConvShape, Epilogue, Isa, PackedWeight, conv2d_forward, conv2d_forward_packed};
 use proptest::prelude::*;
+use rayon::prelude::*;
 
 /// Sums of up to some thousand products in blocks: measured 1e-7 to 4e-7.
 const GEMM_TOLERANCE: f64 = 1e-6;
@@ -170,6 +171,57 @@ fn epilogue_scales_shifts_adds_and_clips() {
     }
 }
 
+/// One packed weight for all methods: its values do not depend on them.
+fn check_packed(shape: &ConvShape) {
+    let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
+    let (scale, residual) = (values(shape.out_channels, 4), values(shape.output_len(), 6));
+    let epilogue = Epilogue { scale: Some(&scale), residual: Some(&residual), ..Epilogue::default() };
+    let packed = PackedWeight::new(shape.weight_shape(), &weight);
+    let mut y = vec![7.0; shape.output_len()];
+    let mut y_packed = vec![8.0; shape.output_len()];
+    for method in methods(shape) {
+        method.forward(shape, &x, &weight, &epilogue, &mut y);
+        method.forward_packed(shape, &x, &packed, &epilogue, &mut y_packed);
+        assert!(y == y_packed, "{shape:?} by {method:?}");
+    }
+    conv2d_forward(shape, &x, &weight, &epilogue, &mut y);
+    conv2d_forward_packed(shape, &x, &packed, &epilogue, &mut y_packed);
+    assert!(y == y_packed, "{shape:?}");
+}
+
+#[test]
+fn a_packed_weight_gives_the_same_bits() {
+    check_packed(&square([3, 64], 33, 7, 2));
+    check_packed(&square([16, 130], 29, 3, 1));
+    check_packed(&square([65, 130], 5, 3, 1));
+    check_packed(&square([64, 12], 40, 1, 1));
+    check_packed(&ConvShape { groups: 2, ..square([32, 150], 9, 3, 2) });
+    check_packed(&ConvShape { groups: 7, ..square([7, 7], 8, 3, 1) });
+    check_packed(&ConvShape { batch: 0, ..square([16, 16], 5, 3, 1) });
+}
+
+#[test]
+fn a_packed_weight_serves_many_threads_at_once() {
+    let shape = square([64, 64], 29, 3, 1);
+    let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
+    let packed = PackedWeight::new(shape.weight_shape(), &weight);
+    let forward = |_| {
+        let mut y = vec![7.0; shape.output_len()];
+        conv2d_forward_packed(&shape, &x, &packed, &Epilogue::default(), &mut y);
+        y
+    };
+    let results: Vec<Vec<f32>> = (0..16).into_par_iter().map(forward).collect();
+    assert!(results.iter().all(|y| *y == results[0]));
+}
+
+#[test]
+#[should_panic(expected = "packed for the convolution")]
+fn a_weight_packed_for_other_channels_panics() {
+    let shape = square([4, 4], 3, 1, 1);
+    let packed = PackedWeight::new(square([2, 8], 3, 1, 1).weight_shape(), &[0.0; 16]);
+    conv2d_forward_packed(&shape, &[0.0; 96], &packed, &Epilogue::default(), &mut [0.0; 96]);
+}
+
 fn shapes() -> impl Strategy<Value = ConvShape> {
     let channels = prop::sample::select(vec![1_usize, 3, 7, 16, 65]);
     let sizes = (1..=2_usize, 1..=13_usize, 1..=13_usize);
@@ -207,6 +259,11 @@ proptest! {
     #[test]
     fn any_shape_agrees_with_the_definition(shape in shapes()) {
         check(&shape);
+    }
+
+    #[test]
+    fn any_shape_packed_gives_the_same_bits(shape in prop_oneof![shapes(), winograd_shapes()]) {
+        check_packed(&shape);
     }
 
     #[test]

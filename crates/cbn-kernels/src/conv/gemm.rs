@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
 use super::microkernel::{PANEL, ROWS, multiply_rows, panel_width, panels_len};
+use super::packed_weight::Weight;
 use super::plan::{Phase, Plan, Segment};
 use crate::isa::{Kernels, Target, per_isa};
 use crate::scratch::with_scratch;
@@ -23,21 +24,34 @@ const FEW_PIXELS: usize = 512;
 ///
 /// On large maps the tasks are parts of the map, which share the packed weight. On small ones, where every task would read
 /// all of a weight that is larger than its part of the map, they are panels of the weight, which share the map.
-pub(crate) fn run(kernels: Kernels, plan: &Plan, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
+pub(crate) fn run(
+    kernels: Kernels,
+    plan: &Plan,
+    x: &[f32],
+    weight: Weight<'_>,
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
     let channels = plan.target[2];
     let pixels = y.len() / channels;
     if pixels <= FEW_PIXELS * plan.phases.len() && plan.group_target() > PANEL {
         return Task { kernels, plan, x, epilogue: *epilogue, first_pixel: 0 }.run_by_panels(weight, y);
     }
-    with_scratch(plan.packed_len(), |packed| {
-        plan.pack(kernels, weight, packed);
-        let pixels_per_task = pixels_per_task(pixels, plan.phases.len());
+    let pixels_per_task = pixels_per_task(pixels, plan.phases.len());
+    let mut multiply = |packed: &[f32]| {
         y.par_chunks_mut(pixels_per_task * channels).enumerate().for_each(|(i, y)| {
             let start = i * pixels_per_task * channels;
             let epilogue = epilogue.narrow(start, start + y.len());
             Task { kernels, plan, x, epilogue, first_pixel: i * pixels_per_task }.run(packed, y);
         });
-    });
+    };
+    match weight {
+        Weight::Plain(weight) => with_scratch(plan.packed_len(), |packed| {
+            plan.pack(kernels, weight, packed);
+            multiply(packed);
+        }),
+        Weight::Packed(weight) => multiply(weight.panels()),
+    }
 }
 
 /// About a block per phase, such that the threads get equal shares. No sum depends on it.
@@ -116,25 +130,19 @@ impl Task<'_> {
         pixels
     }
 
-    /// Computes all of the output, from the weight as it is.
-    fn run_by_panels(&self, weight: &[f32], y: &mut [f32]) {
+    /// Computes all of the output, a task per panel of the weight.
+    fn run_by_panels(&self, weight: Weight<'_>, y: &mut [f32]) {
         let plan = self.plan;
-        let group_weights = weight.chunks_exact(weight.len() / plan.groups);
         for (i, phase) in plan.phases.iter().enumerate() {
             let pixels = self.pixels([i / plan.phase_count[1], i % plan.phase_count[1]], y.len() / plan.target[2]);
             if pixels.is_empty() {
                 continue;
             }
-            for (group, weight) in group_weights.clone().enumerate() {
+            for group in 0..plan.groups {
                 self.with_rows(phase, &pixels, group, |rows| {
-                    let depth = plan.depth(phase);
                     with_scratch(panels_len(plan.group_target(), pixels.len()), |tiles| {
                         tiles.par_chunks_mut(PANEL * pixels.len()).enumerate().for_each(|(i, tile)| {
-                            let width = panel_width(plan.group_target(), i * PANEL);
-                            with_scratch(width * depth, |panel| {
-                                if depth > 0 {
-                                    plan.pack_panel(self.kernels, phase, weight, i * PANEL, panel);
-                                }
+                            self.with_panel(weight, phase, group, i * PANEL, |panel| {
                                 self.multiply_panel(rows, pixels.len(), panel, tile);
                             });
                         });
@@ -144,6 +152,24 @@ impl Task<'_> {
                     });
                 });
             }
+        }
+    }
+
+    /// Calls `work` with the packed panel of target channels `first ..` of a group.
+    fn with_panel(&self, weight: Weight<'_>, phase: &Phase, group: usize, first: usize, work: impl FnOnce(&[f32])) {
+        let depth = self.plan.depth(phase);
+        match weight {
+            Weight::Plain(weight) => {
+                let group_len = weight.len() / self.plan.groups;
+                let weight = &weight[group * group_len..(group + 1) * group_len];
+                with_scratch(panel_width(self.plan.group_target(), first) * depth, |panel| {
+                    if depth > 0 {
+                        self.plan.pack_panel(self.kernels, phase, weight, first, panel);
+                    }
+                    work(panel);
+                });
+            }
+            Weight::Packed(weight) => work(weight.panel(group, first)),
         }
     }
 

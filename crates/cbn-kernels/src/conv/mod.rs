@@ -7,14 +7,17 @@ mod epilogue;
 mod gemm;
 mod gemm_weight;
 mod microkernel;
+mod packed_weight;
 mod plan;
 pub mod reference;
 mod shape;
 mod winograd;
 
 pub use self::epilogue::Epilogue;
+pub use self::packed_weight::{PackedWeight, WeightShape};
 pub use self::shape::ConvShape;
 
+use self::packed_weight::Weight;
 use self::plan::Plan;
 use crate::isa::{Isa, Kernels};
 
@@ -85,6 +88,27 @@ impl Method {
     ///
     /// If a length does not fit the shape, or the method does not fit the shape or the machine.
     pub fn forward(self, shape: &ConvShape, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
+        self.run_forward(shape, x, Weight::Plain(weight), epilogue, y);
+    }
+
+    /// [`Method::forward`], with the same bits, without the work on the weight.
+    ///
+    /// # Panics
+    ///
+    /// As [`Method::forward`]; also if the weight was packed for another [`ConvShape::weight_shape`].
+    pub fn forward_packed(
+        self,
+        shape: &ConvShape,
+        x: &[f32],
+        weight: &PackedWeight,
+        epilogue: &Epilogue<'_>,
+        y: &mut [f32],
+    ) {
+        assert_eq!(weight.shape(), shape.weight_shape(), "the weight is packed for the convolution");
+        self.run_forward(shape, x, Weight::Packed(weight), epilogue, y);
+    }
+
+    fn run_forward(self, shape: &ConvShape, x: &[f32], weight: Weight<'_>, epilogue: &Epilogue<'_>, y: &mut [f32]) {
         let kernels = self.check(shape, [x.len(), weight.len(), y.len()]);
         epilogue.check(shape.out_channels, y.len());
         if y.is_empty() {
@@ -106,7 +130,8 @@ impl Method {
         }
         match self.algorithm {
             Algorithm::Gemm => {
-                gemm::run(kernels, &Plan::backward_input(shape), grad_y, weight, &Epilogue::default(), grad_x);
+                let plan = Plan::backward_input(shape);
+                gemm::run(kernels, &plan, grad_y, Weight::Plain(weight), &Epilogue::default(), grad_x);
             }
             Algorithm::Winograd => winograd::backward_input(kernels, shape, grad_y, weight, grad_x),
         }
@@ -138,6 +163,17 @@ impl Method {
 /// [`Method::forward`] by the best method.
 pub fn conv2d_forward(shape: &ConvShape, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
     Method::best(shape).forward(shape, x, weight, epilogue, y);
+}
+
+/// [`Method::forward_packed`] by the best method.
+pub fn conv2d_forward_packed(
+    shape: &ConvShape,
+    x: &[f32],
+    weight: &PackedWeight,
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    Method::best(shape).forward_packed(shape, x, weight, epilogue, y);
 }
 
 /// [`Method::backward_input`] by the best method.

@@ -1,5 +1,7 @@
 //! The sizes of a convolution.
 
+use super::WeightShape;
+
 /// A 2-d convolution: `[B, H, W, C] * [K, C / groups, kh, kw] -> [B, H', W', K]`.
 ///
 /// Maps are channels-last, weights are as PyTorch has them. Pairs are (vertical, horizontal). Padding is with zeros.
@@ -51,6 +53,16 @@ impl ConvShape {
     /// Elements of the weight.
     pub fn weight_len(&self) -> usize {
         self.out_channels * self.group_in() * self.taps()
+    }
+
+    /// The sizes of the weight.
+    pub fn weight_shape(&self) -> WeightShape {
+        WeightShape {
+            out_channels: self.out_channels,
+            group_in: self.group_in(),
+            kernel: self.kernel,
+            groups: self.groups,
+        }
     }
 
     /// Taps of the kernel.

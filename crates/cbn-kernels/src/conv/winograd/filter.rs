@@ -42,6 +42,18 @@ pub(super) fn transform_weight(
     });
 }
 
+/// The same `U`, for the forward direction, from the packed panels `[9][C][width]` of a weight.
+pub(crate) fn transform_panels(kernels: Kernels, panels: &[&[f32]], [source, target]: [usize; 2]) -> Vec<f32> {
+    let mut u = vec![0.0; u_len(source, target)];
+    let panels = panels.par_iter().zip(u.par_chunks_mut(FREQUENCIES * u_stride(source, PANEL)));
+    panels.for_each(|(panel, u)| transform_packed_panel(kernels, panel, source, u));
+    u
+}
+
+per_isa! {
+    fn transform_packed_panel(panel: &[f32], source: usize, u: &mut [f32]) = transform_packed_panel_body
+}
+
 per_isa! {
     fn transform_panel(
         weight: &[f32], channels: [usize; 2], direction: Direction, first: usize, panel: &mut [f32],
@@ -76,10 +88,26 @@ fn transform_panel_body<T: Target>(
                     square[tap / 3][tap % 3].0[lane] = *value;
                 }
             }
-            for (f, lanes) in both_ways(square, filter).into_iter().flatten().enumerate() {
-                lanes.store(&mut panel[f * u_stride(source, width) + s * width + column..][..LANES]);
-            }
+            store_square(square, u_stride(source, width), &mut panel[s * width + column..]);
         }
+    }
+}
+
+#[inline(always)]
+fn transform_packed_panel_body<T: Target>(panel: &[f32], source: usize, u: &mut [f32]) {
+    let width = panel.len() / (TAPS * source);
+    for at in (0..source * width).step_by(LANES) {
+        let square =
+            std::array::from_fn(|r| std::array::from_fn(|s| Lanes::load(&panel[(r * 3 + s) * source * width + at..])));
+        store_square(square, u_stride(source, width), &mut u[at..]);
+    }
+}
+
+/// Stores a transformed square, `stride` between the frequencies.
+#[inline(always)]
+fn store_square(square: [[Lanes; 3]; 3], stride: usize, u: &mut [f32]) {
+    for (f, lanes) in both_ways(square, filter).into_iter().flatten().enumerate() {
+        lanes.store(&mut u[f * stride..]);
     }
 }
 

@@ -16,6 +16,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub(crate) use self::filter::transform_panels;
 use self::filter::{Direction, transform_weight, u_len, u_stride};
 pub(crate) use self::tiles::tile_count;
 use self::tiles::{FREQUENCIES, Map, Strides, Tiling, transform_inputs, transform_outputs};
@@ -23,6 +24,7 @@ pub(crate) use self::weight_gradient::run as backward_weight;
 use super::ConvShape;
 use super::epilogue::Epilogue;
 use super::microkernel::{LANES, PANEL, multiply_rows, panel_width};
+use super::packed_weight::Weight;
 use crate::isa::Kernels;
 use crate::scratch::with_scratch;
 
@@ -42,13 +44,19 @@ pub(crate) fn forward(
     kernels: Kernels,
     shape: &ConvShape,
     x: &[f32],
-    weight: &[f32],
+    weight: Weight<'_>,
     epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
     let map = Map { data: x, height: shape.in_height, width: shape.in_width, channels: shape.in_channels };
     let tiling = Tiling { height: shape.out_height(), width: shape.out_width(), padding: shape.padding };
-    run(kernels, map, tiling, (weight, Direction::Forward), epilogue, y);
+    let mut run = |u: &[f32]| run(kernels, map, tiling, (u, shape.out_channels), epilogue, y);
+    match weight {
+        Weight::Plain(weight) => {
+            with_u(kernels, weight, [shape.in_channels, shape.out_channels], Direction::Forward, run)
+        }
+        Weight::Packed(weight) => run(weight.transformed(kernels)),
+    }
 }
 
 pub(crate) fn backward_input(kernels: Kernels, shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut [f32]) {
@@ -56,33 +64,38 @@ pub(crate) fn backward_input(kernels: Kernels, shape: &ConvShape, grad_y: &[f32]
     let map = Map { data: grad_y, height, width, channels: shape.out_channels };
     let padding = shape.padding.map(|padding| 2 - padding);
     let tiling = Tiling { height: shape.in_height, width: shape.in_width, padding };
-    run(kernels, map, tiling, (weight, Direction::Backward), &Epilogue::default(), grad_x);
+    with_u(kernels, weight, [shape.out_channels, shape.in_channels], Direction::Backward, |u| {
+        run(kernels, map, tiling, (u, shape.in_channels), &Epilogue::default(), grad_x);
+    });
 }
 
+/// Calls `work` with the transformed weight; `channels` are those that are read and those that are computed.
+fn with_u(kernels: Kernels, weight: &[f32], channels: [usize; 2], direction: Direction, work: impl FnOnce(&[f32])) {
+    with_scratch(u_len(channels[0], channels[1]), |u| {
+        transform_weight(kernels, weight, channels, direction, u);
+        work(u);
+    });
+}
+
+/// Computes `target` channels from the transformed weight.
 fn run(
     kernels: Kernels,
     map: Map<'_>,
     tiling: Tiling,
-    (weight, direction): (&[f32], Direction),
+    (u, target): (&[f32], usize),
     epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
-    let source = map.channels;
-    let target = weight.len() / (9 * source);
-    with_scratch(u_len(source, target), |u| {
-        transform_weight(kernels, weight, [source, target], direction, u);
-        let u = &*u;
-        let mut tasks = Vec::new();
-        let (mut rest, mut start) = (y, 0);
-        for bands in task_bands(&tiling, rest.len() / target) {
-            let end = tiling.first_pixel(bands.end) * target;
-            let (y, tail) = rest.split_at_mut(end - start);
-            tasks.push((bands, epilogue.narrow(start, end), y));
-            (rest, start) = (tail, end);
-        }
-        tasks.into_par_iter().for_each(|(bands, epilogue, y)| {
-            Task { kernels, map, tiling, u, target, epilogue }.run(bands, y);
-        });
+    let mut tasks = Vec::new();
+    let (mut rest, mut start) = (y, 0);
+    for bands in task_bands(&tiling, rest.len() / target) {
+        let end = tiling.first_pixel(bands.end) * target;
+        let (y, tail) = rest.split_at_mut(end - start);
+        tasks.push((bands, epilogue.narrow(start, end), y));
+        (rest, start) = (tail, end);
+    }
+    tasks.into_par_iter().for_each(|(bands, epilogue, y)| {
+        Task { kernels, map, tiling, u, target, epilogue }.run(bands, y);
     });
 }
 
