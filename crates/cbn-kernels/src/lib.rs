@@ -4,6 +4,7 @@
 //! for any number of threads. Threads are those of the current rayon pool.
 
 pub mod conv;
+mod group_norm;
 mod isa;
 mod map_shape;
 mod moments;
@@ -18,6 +19,7 @@ mod window_sums;
 
 pub use self::conv::{ConvShape, Epilogue, conv2d_backward_input, conv2d_backward_weight, conv2d_forward};
 pub use self::conv::{PackedWeight, WeightShape, conv2d_forward_packed};
+pub use self::group_norm::{GroupNorm, GroupShape, group_moments};
 pub use self::isa::Isa;
 pub use self::map_shape::MapShape;
 pub use self::moments::{affine, affine_in_place, channel_moments, norm_backward_apply, norm_backward_sums};
