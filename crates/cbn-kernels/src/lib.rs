@@ -3,6 +3,7 @@
 //! Every kernel has a definition beside it that is compiled always and that the tests compare with, and gives the same bits
 //! for any number of threads. Threads are those of the current rayon pool.
 
+mod block_gradient;
 pub mod conv;
 mod group_norm;
 mod isa;
@@ -17,6 +18,7 @@ mod scratch;
 mod upsample_add;
 mod window_sums;
 
+pub use self::block_gradient::{BlockGradientSums, linear_block_gradient, relu_block_gradient};
 pub use self::conv::{ConvShape, Epilogue, conv2d_backward_input, conv2d_backward_weight, conv2d_forward};
 pub use self::conv::{PackedWeight, WeightShape, conv2d_forward_packed};
 pub use self::group_norm::{GroupNorm, GroupShape, group_moments};
