@@ -222,6 +222,30 @@ fn a_weight_packed_for_other_channels_panics() {
     conv2d_forward_packed(&shape, &[0.0; 96], &packed, &Epilogue::default(), &mut [0.0; 96]);
 }
 
+fn check_pair(shape: &ConvShape) {
+    let x = values(shape.input_len(), 1);
+    let grad_ys = [3, 4].map(|seed| values(shape.output_len(), seed));
+    for method in methods(shape) {
+        let mut alone = [7.0, 8.0].map(|value| vec![value; shape.weight_len()]);
+        let mut together = alone.clone();
+        for (grad_y, grad_weight) in grad_ys.iter().zip(&mut alone) {
+            method.backward_weight(shape, &x, grad_y, grad_weight);
+        }
+        method.backward_weight_pair(shape, &x, [&grad_ys[0], &grad_ys[1]], together.each_mut().map(Vec::as_mut_slice));
+        assert!(alone == together, "{shape:?} by {method:?}");
+    }
+}
+
+#[test]
+fn two_weight_gradients_have_the_bits_of_two_calls() {
+    check_pair(&square([65, 130], 29, 3, 1));
+    check_pair(&square([3, 64], 33, 7, 2));
+    check_pair(&square([512, 70], 23, 1, 1));
+    check_pair(&ConvShape { groups: 2, ..square([32, 150], 19, 3, 2) });
+    check_pair(&ConvShape { groups: 7, ..square([7, 7], 8, 3, 1) });
+    check_pair(&ConvShape { batch: 0, ..square([16, 16], 5, 3, 1) });
+}
+
 fn shapes() -> impl Strategy<Value = ConvShape> {
     let channels = prop::sample::select(vec![1_usize, 3, 7, 16, 65]);
     let sizes = (1..=2_usize, 1..=13_usize, 1..=13_usize);

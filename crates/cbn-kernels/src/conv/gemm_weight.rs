@@ -26,28 +26,34 @@ struct Term {
     count: usize,
 }
 
-pub(crate) fn run(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32], grad_weight: &mut [f32]) {
-    let group_len = grad_weight.len() / shape.groups;
-    for (group, grad_weight) in grad_weight.chunks_exact_mut(group_len).enumerate() {
-        run_group(kernels, shape, x, grad_y, group, grad_weight);
-    }
-}
-
-fn run_group(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32], group: usize, grad_weight: &mut [f32]) {
+/// The gradients of N losses, which share the copies of `x`; each has the bits that it has alone.
+pub(crate) fn run<const N: usize>(
+    kernels: Kernels,
+    shape: &ConvShape,
+    x: &[f32],
+    grad_ys: [&[f32]; N],
+    mut grad_weights: [&mut [f32]; N],
+) {
     let ranges = ranges(shape);
     let pixels = shape.batch * shape.out_height() * shape.out_width();
     let slabs = TASKS.div_ceil(ranges.len()).min(pixels.div_ceil(4 * PIXELS)).max(1);
     let slab_pixels = pixels.div_ceil(slabs);
     let sums_len = panels_len(shape.group_out(), TERMS);
-    with_scratch(ranges.len() * slabs * sums_len, |sums| {
-        sums.par_chunks_mut(sums_len).enumerate().for_each(|(i, sums)| {
-            let (range, slab) = (&ranges[i / slabs], i % slabs);
-            let slab = (slab * slab_pixels).min(pixels)..((slab + 1) * slab_pixels).min(pixels);
-            Task { kernels, shape, x, grad_y, group, range }.run(slab, sums);
-        });
-        let parts: Vec<&[f32]> = sums.chunks_exact(sums_len * slabs).collect();
-        let rows = grad_weight.par_chunks_mut(LANES * shape.group_in() * shape.taps()).enumerate();
-        rows.for_each(|(i, rows)| add_slabs(kernels, shape, &ranges, &parts, i * LANES, rows));
+    let group_len = shape.weight_len() / shape.groups;
+    with_scratch(ranges.len() * slabs * N * sums_len, |scratch| {
+        for group in 0..shape.groups {
+            scratch.par_chunks_mut(N * sums_len).enumerate().for_each(|(i, sums)| {
+                let (range, slab) = (&ranges[i / slabs], i % slabs);
+                let slab = (slab * slab_pixels).min(pixels)..((slab + 1) * slab_pixels).min(pixels);
+                Task { kernels, shape, x, grad_ys, group, range }.run(slab, sums);
+            });
+            for (n, grad_weight) in grad_weights.iter_mut().enumerate() {
+                let parts: Vec<&[f32]> = scratch.chunks_exact(sums_len).skip(n).step_by(N).collect();
+                let rows = &mut grad_weight[group * group_len..(group + 1) * group_len];
+                let rows = rows.par_chunks_mut(LANES * shape.group_in() * shape.taps()).enumerate();
+                rows.for_each(|(i, rows)| add_slabs(kernels, shape, &ranges, &parts, i * LANES, rows));
+            }
+        }
     });
 }
 
@@ -77,7 +83,7 @@ fn len(range: &[Term]) -> usize {
 }
 
 per_isa! {
-    /// Adds the slabs' sums for output channels `first_channel ..` and stores them as the weight is laid out.
+    /// Adds the slabs' sums `[range][slab]` for output channels `first_channel ..` and stores them as the weight is laid out.
     fn add_slabs(
         shape: &ConvShape, ranges: &[Vec<Term>], parts: &[&[f32]], first_channel: usize, rows: &mut [f32],
     ) = add_slabs_body
@@ -94,15 +100,14 @@ fn add_slabs_body<T: Target>(
     let row_len = shape.group_in() * shape.taps();
     let first = first_channel / PANEL * PANEL;
     let width = panel_width(shape.group_out(), first);
-    for (range, part) in ranges.iter().zip(parts) {
-        let slab_len = panels_len(shape.group_out(), TERMS);
+    for (range, slabs) in ranges.iter().zip(parts.chunks_exact(parts.len() / ranges.len())) {
         let mut at = first * TERMS + (first_channel - first);
         for term in range {
             for u in term.first..term.first + term.count {
                 let (s, c) = (u / shape.group_in(), u % shape.group_in());
                 let place = c * shape.taps() + term.row * shape.kernel[1] + s;
                 let mut sums = [0.0; LANES];
-                for slab in part.chunks_exact(slab_len) {
+                for slab in slabs {
                     for (sum, value) in sums.iter_mut().zip(&slab[at..at + LANES]) {
                         *sum += value;
                     }
@@ -116,22 +121,21 @@ fn add_slabs_body<T: Target>(
     }
 }
 
-struct Task<'a> {
+struct Task<'a, const N: usize> {
     kernels: Kernels,
     shape: &'a ConvShape,
     x: &'a [f32],
-    grad_y: &'a [f32],
+    grad_ys: [&'a [f32]; N],
     group: usize,
     range: &'a [Term],
 }
 
-impl Task<'_> {
-    /// Sums the pixels of a slab to `sums`, `[panel][term][width]`.
+impl<const N: usize> Task<'_, N> {
+    /// Sums the pixels of a slab to `sums`, `[gradient][panel][term][width]`.
     fn run(&self, slab: std::ops::Range<usize>, sums: &mut [f32]) {
-        let terms = len(self.range);
-        let (group_out, all) = (self.shape.group_out(), self.shape.out_channels);
         // Odd in cache lines, so that the rows of a block do not fall on the same sets.
-        let stride = (terms + ROWS).next_multiple_of(2 * LANES) + LANES;
+        let stride = (len(self.range) + ROWS).next_multiple_of(2 * LANES) + LANES;
+        let sums_len = sums.len() / N;
         with_scratch(PIXELS * (stride + PANEL), |scratch| {
             let (left, panel) = scratch.split_at_mut(PIXELS * stride);
             if slab.is_empty() {
@@ -139,29 +143,38 @@ impl Task<'_> {
             }
             for start in slab.clone().step_by(PIXELS) {
                 let count = PIXELS.min(slab.end - start);
-                self.gather(start, &mut left[..count * stride], stride);
-                for first in (0..group_out).step_by(PANEL) {
-                    let width = panel_width(group_out, first);
-                    let valid = width.min(group_out - first);
-                    let panel = &mut panel[..count * width];
-                    for (i, row) in panel.chunks_exact_mut(width).enumerate() {
-                        let channel = (start + i) * all + self.group * group_out + first;
-                        row[..valid].copy_from_slice(&self.grad_y[channel..channel + valid]);
-                        row[valid..].fill(0.0);
-                    }
-                    let tile = &mut sums[first * TERMS..][..terms * width];
-                    multiply_transposed(
-                        self.kernels,
-                        &left[..count * stride],
-                        stride,
-                        panel,
-                        width,
-                        tile,
-                        start > slab.start,
-                    );
+                let left = &mut left[..count * stride];
+                self.gather(start, left, stride);
+                for (grad_y, sums) in self.grad_ys.into_iter().zip(sums.chunks_exact_mut(sums_len)) {
+                    let grad_y = &grad_y[start * self.shape.out_channels..];
+                    self.add_products((left, stride), grad_y, panel, sums, start > slab.start);
                 }
             }
         });
+    }
+
+    /// Adds the products of gathered pixels with their gradients, or stores them; `panel` is working memory.
+    fn add_products(
+        &self,
+        (left, stride): (&[f32], usize),
+        grad_y: &[f32],
+        panel: &mut [f32],
+        sums: &mut [f32],
+        accumulate: bool,
+    ) {
+        let (group_out, terms) = (self.shape.group_out(), len(self.range));
+        for first in (0..group_out).step_by(PANEL) {
+            let width = panel_width(group_out, first);
+            let valid = width.min(group_out - first);
+            let panel = &mut panel[..left.len() / stride * width];
+            let channel = self.group * group_out + first;
+            for (row, grad_y) in panel.chunks_exact_mut(width).zip(grad_y.chunks_exact(self.shape.out_channels)) {
+                row[..valid].copy_from_slice(&grad_y[channel..channel + valid]);
+                row[valid..].fill(0.0);
+            }
+            let tile = &mut sums[first * TERMS..][..terms * width];
+            multiply_transposed(self.kernels, left, stride, panel, width, tile, accumulate);
+        }
     }
 
     /// Copies what the range's taps read at the output pixels from `start` on, a row of `stride` for each.

@@ -141,13 +141,39 @@ impl Method {
     ///
     /// Shapes and panics as for [`Method::forward`].
     pub fn backward_weight(self, shape: &ConvShape, x: &[f32], grad_y: &[f32], grad_weight: &mut [f32]) {
-        let kernels = self.check(shape, [x.len(), grad_weight.len(), grad_y.len()]);
-        if x.is_empty() || grad_y.is_empty() || grad_weight.is_empty() {
-            return grad_weight.fill(0.0);
+        self.run_backward_weight(shape, x, [grad_y], [grad_weight]);
+    }
+
+    /// [`Method::backward_weight`] of two losses, with the same bits as two calls: `x` is transformed or gathered once.
+    ///
+    /// Shapes and panics as for [`Method::forward`].
+    pub fn backward_weight_pair(
+        self,
+        shape: &ConvShape,
+        x: &[f32],
+        grad_ys: [&[f32]; 2],
+        grad_weights: [&mut [f32]; 2],
+    ) {
+        self.run_backward_weight(shape, x, grad_ys, grad_weights);
+    }
+
+    fn run_backward_weight<const N: usize>(
+        self,
+        shape: &ConvShape,
+        x: &[f32],
+        grad_ys: [&[f32]; N],
+        grad_weights: [&mut [f32]; N],
+    ) {
+        for (grad_y, grad_weight) in grad_ys.iter().zip(&grad_weights) {
+            self.check(shape, [x.len(), grad_weight.len(), grad_y.len()]);
+        }
+        let kernels = Kernels::new(self.isa);
+        if shape.input_len() == 0 || shape.output_len() == 0 || shape.weight_len() == 0 {
+            return grad_weights.into_iter().for_each(|grad_weight| grad_weight.fill(0.0));
         }
         match self.algorithm {
-            Algorithm::Gemm => gemm_weight::run(kernels, shape, x, grad_y, grad_weight),
-            Algorithm::Winograd => winograd::backward_weight(kernels, shape, x, grad_y, grad_weight),
+            Algorithm::Gemm => gemm_weight::run(kernels, shape, x, grad_ys, grad_weights),
+            Algorithm::Winograd => winograd::backward_weight(kernels, shape, x, grad_ys, grad_weights),
         }
     }
 
@@ -184,4 +210,9 @@ pub fn conv2d_backward_input(shape: &ConvShape, grad_y: &[f32], weight: &[f32], 
 /// [`Method::backward_weight`] by the best method.
 pub fn conv2d_backward_weight(shape: &ConvShape, x: &[f32], grad_y: &[f32], grad_weight: &mut [f32]) {
     Method::best_for_weight_gradient(shape).backward_weight(shape, x, grad_y, grad_weight);
+}
+
+/// [`Method::backward_weight_pair`] by the best method.
+pub fn conv2d_backward_weight_pair(shape: &ConvShape, x: &[f32], grad_ys: [&[f32]; 2], grad_weights: [&mut [f32]; 2]) {
+    Method::best_for_weight_gradient(shape).backward_weight_pair(shape, x, grad_ys, grad_weights);
 }

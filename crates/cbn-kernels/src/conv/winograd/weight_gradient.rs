@@ -16,20 +16,27 @@ use crate::scratch::with_scratch;
 /// Tiles that are summed in registers before they are added to `dU` in memory.
 const GROUP: usize = 48;
 
-pub(crate) fn run(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32], grad_weight: &mut [f32]) {
+/// The gradients of N losses, which share the transform of `x`; each has the bits that it has alone.
+pub(crate) fn run<const N: usize>(
+    kernels: Kernels,
+    shape: &ConvShape,
+    x: &[f32],
+    grad_ys: [&[f32]; N],
+    grad_weights: [&mut [f32]; N],
+) {
     let (height, width) = (shape.out_height(), shape.out_width());
     let (source, target) = (shape.in_channels, shape.out_channels);
     let maps = Maps {
         x: Map { data: x, height: shape.in_height, width: shape.in_width, channels: source },
-        grad_y: Map { data: grad_y, height, width, channels: target },
+        grad_ys: grad_ys.map(|data| Map { data, height, width, channels: target }),
         tiling: Tiling { height, width, padding: shape.padding },
     };
     let tiles = tile_count(shape.batch, height, width);
     let groups = rayon::current_num_threads().max(2).min(tiles.div_ceil(GROUP));
-    let group_len = maps.v_strides().len() + maps.dm_len();
+    let group_len = maps.group_len();
     let du_stride = panels_len(target, source);
-    with_scratch(FREQUENCIES * du_stride + groups * group_len, |scratch| {
-        let (du, scratch) = scratch.split_at_mut(FREQUENCIES * du_stride);
+    with_scratch(N * FREQUENCIES * du_stride + groups * group_len, |scratch| {
+        let (du, scratch) = scratch.split_at_mut(N * FREQUENCIES * du_stride);
         for block in (0..tiles).step_by(groups * GROUP) {
             scratch.par_chunks_mut(group_len).enumerate().for_each(|(i, group)| {
                 maps.transform(kernels, (block + i * GROUP).min(tiles)..(block + (i + 1) * GROUP).min(tiles), group);
@@ -44,53 +51,67 @@ pub(crate) fn run(kernels: Kernels, shape: &ConvShape, x: &[f32], grad_y: &[f32]
                 }
             });
         }
-        gather_weight_gradient(kernels, du, du_stride, [source, target], grad_weight);
+        for (grad_weight, du) in grad_weights.into_iter().zip(du.chunks_exact(FREQUENCIES * du_stride)) {
+            gather_weight_gradient(kernels, du, du_stride, [source, target], grad_weight);
+        }
     });
 }
 
-struct Maps<'a> {
+struct Maps<'a, const N: usize> {
     x: Map<'a>,
-    grad_y: Map<'a>,
+    grad_ys: [Map<'a>; N],
     tiling: Tiling,
 }
 
-impl Maps<'_> {
+impl<const N: usize> Maps<'_, N> {
+    fn target(&self) -> usize {
+        self.grad_ys[0].channels
+    }
+
     fn v_strides(&self) -> Strides {
         // Room for the rows that pad the micro-kernel's last block.
         Strides::new(self.x.channels + ROWS, GROUP)
     }
 
     fn dm_strides(&self, first: usize) -> Strides {
-        let tile = panel_width(self.grad_y.channels, first);
+        let tile = panel_width(self.target(), first);
         Strides { frequency: GROUP * tile + LANES, tile }
     }
 
+    /// Floats of one gradient's `dM`.
     fn dm_len(&self) -> usize {
-        let panels = (0..self.grad_y.channels).step_by(PANEL);
-        panels.map(|first| self.dm_strides(first).len()).sum()
+        (0..self.target()).step_by(PANEL).map(|first| self.dm_strides(first).len()).sum()
     }
 
-    /// Both transforms of a group of tiles: `V`, then `dM` by panels.
+    fn group_len(&self) -> usize {
+        self.v_strides().len() + N * self.dm_len()
+    }
+
+    /// All transforms of a group of tiles: `V`, then each `dM` by panels.
     fn transform(&self, kernels: Kernels, tiles: std::ops::Range<usize>, group: &mut [f32]) {
         let v_strides = self.v_strides();
         let (v, mut dm) = group.split_at_mut(v_strides.len());
         transform_inputs(kernels, self.x, &self.tiling, tiles.clone(), v_strides, v);
-        for first in (0..self.grad_y.channels).step_by(PANEL) {
-            let strides = self.dm_strides(first);
-            let (panel, rest) = dm.split_at_mut(strides.len());
-            transform_output_gradients(kernels, self.grad_y, &self.tiling, tiles.clone(), first, strides, panel);
-            dm = rest;
+        for grad_y in self.grad_ys {
+            for first in (0..self.target()).step_by(PANEL) {
+                let strides = self.dm_strides(first);
+                let (panel, rest) = dm.split_at_mut(strides.len());
+                transform_output_gradients(kernels, grad_y, &self.tiling, tiles.clone(), first, strides, panel);
+                dm = rest;
+            }
         }
     }
 
-    /// What part `i` of `dU`, numbered `[frequency][panel]`, sums of a group: `V` and `dM`, each with its tile stride.
+    /// What part `i` of the `dU`, numbered `[gradient][frequency][panel]`, sums of a group: `V` and `dM`, each with its
+    /// tile stride.
     fn part<'a>(&self, i: usize, group: &'a [f32], tiles: usize) -> [(&'a [f32], usize); 2] {
-        let panels = self.grad_y.channels.div_ceil(PANEL);
-        let (frequency, panel) = (i / panels, i % panels);
+        let panels = self.target().div_ceil(PANEL);
+        let (gradient, frequency, panel) = (i / panels / FREQUENCIES, i / panels % FREQUENCIES, i % panels);
         let (v_strides, dm_strides) = (self.v_strides(), self.dm_strides(panel * PANEL));
         let v = &group[frequency * v_strides.frequency..][..tiles * v_strides.tile];
-        let dm_start = v_strides.len() + panel * self.dm_strides(0).len() + frequency * dm_strides.frequency;
-        let dm = &group[dm_start..][..tiles * dm_strides.tile];
+        let dm = &group[v_strides.len() + gradient * self.dm_len()..];
+        let dm_start = panel * self.dm_strides(0).len() + frequency * dm_strides.frequency;
+        let dm = &dm[dm_start..][..tiles * dm_strides.tile];
         [(v, v_strides.tile), (dm, dm_strides.tile)]
     }
 }
