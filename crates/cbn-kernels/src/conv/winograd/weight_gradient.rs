@@ -1,6 +1,6 @@
 //! The weight gradient of a 3x3 convolution: `dU_f = sum_t V_f[t]^T dM_f[t]`, then `dg = G^T dU G`.
 //!
-//! Tiles are taken in blocks of some groups of [`GROUP`]: first the groups are transformed in parallel, then the frequencies
+//! Tiles are cut into equal groups, [`group_tiles`], which are taken in blocks of some: first the groups are transformed in parallel, then the frequencies
 //! are summed in parallel, each over the groups in order. So the result does not depend on the number of threads, nor on how
 //! many groups there are in a block.
 
@@ -13,8 +13,16 @@ use crate::conv::microkernel::{LANES, PANEL, ROWS, multiply_transposed, panel_wi
 use crate::isa::Kernels;
 use crate::scratch::with_scratch;
 
-/// Tiles that are summed in registers before they are added to `dU` in memory.
-const GROUP: usize = 48;
+/// Tiles that are summed in registers before they are added to `dU` in memory: by the shape only.
+///
+/// Many of them save traffic of `dU`, few of them that of `V` and `dM`, which then stay in nearer caches. Equal groups, an
+/// even number of them, are equal work for two threads.
+fn group_tiles(tiles: usize, channels: [usize; 2]) -> usize {
+    /// From this many elements of the weight's matrix on, the traffic of `dU` is the larger one (measured).
+    const LARGE: usize = 200 * 200;
+    let most = if channels[0] * channels[1] >= LARGE { 144 } else { 96 };
+    tiles.div_ceil(tiles.div_ceil(most).next_multiple_of(2))
+}
 
 /// The gradients of N losses, which share the transform of `x`; each has the bits that it has alone.
 pub(crate) fn run<const N: usize>(
@@ -30,22 +38,24 @@ pub(crate) fn run<const N: usize>(
         x: Map { data: x, height: shape.in_height, width: shape.in_width, channels: source },
         grad_ys: grad_ys.map(|data| Map { data, height, width, channels: target }),
         tiling: Tiling { height, width, padding: shape.padding },
+        group: group_tiles(tile_count(shape.batch, height, width), [source, target]),
     };
     let tiles = tile_count(shape.batch, height, width);
-    let groups = rayon::current_num_threads().max(2).min(tiles.div_ceil(GROUP));
+    let groups = rayon::current_num_threads().max(2).min(tiles.div_ceil(maps.group));
     let group_len = maps.group_len();
     let du_stride = panels_len(target, source);
     with_scratch(N * FREQUENCIES * du_stride + groups * group_len, |scratch| {
         let (du, scratch) = scratch.split_at_mut(N * FREQUENCIES * du_stride);
-        for block in (0..tiles).step_by(groups * GROUP) {
+        for block in (0..tiles).step_by(groups * maps.group) {
             scratch.par_chunks_mut(group_len).enumerate().for_each(|(i, group)| {
-                maps.transform(kernels, (block + i * GROUP).min(tiles)..(block + (i + 1) * GROUP).min(tiles), group);
+                let start = block + i * maps.group;
+                maps.transform(kernels, start.min(tiles)..(start + maps.group).min(tiles), group);
             });
-            let tiles = (block..tiles.min(block + groups * GROUP)).len();
+            let tiles = (block..tiles.min(block + groups * maps.group)).len();
             let parts: Vec<_> = du.chunks_mut(du_stride).flat_map(|du| du.chunks_mut(PANEL * source)).collect();
             parts.into_par_iter().enumerate().for_each(|(i, du)| {
                 for (j, group) in scratch.chunks_exact(group_len).enumerate() {
-                    let tiles = GROUP.min(tiles.saturating_sub(j * GROUP));
+                    let tiles = maps.group.min(tiles.saturating_sub(j * maps.group));
                     let [(v, stride), (dm, width)] = maps.part(i, group, tiles);
                     multiply_transposed(kernels, v, stride, dm, width, du, block + j > 0);
                 }
@@ -61,6 +71,8 @@ struct Maps<'a, const N: usize> {
     x: Map<'a>,
     grad_ys: [Map<'a>; N],
     tiling: Tiling,
+    /// Tiles of a group.
+    group: usize,
 }
 
 impl<const N: usize> Maps<'_, N> {
@@ -70,12 +82,12 @@ impl<const N: usize> Maps<'_, N> {
 
     fn v_strides(&self) -> Strides {
         // Room for the rows that pad the micro-kernel's last block.
-        Strides::new(self.x.channels + ROWS, GROUP)
+        Strides::new(self.x.channels + ROWS, self.group)
     }
 
     fn dm_strides(&self, first: usize) -> Strides {
         let tile = panel_width(self.target(), first);
-        Strides { frequency: GROUP * tile + LANES, tile }
+        Strides { frequency: self.group * tile + LANES, tile }
     }
 
     /// Floats of one gradient's `dM`.
