@@ -8,15 +8,20 @@ thread_local! {
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `work` on `len` floats of unspecified contents.
+/// Bytes of a cache line: a register of 16 floats that starts on one is loaded at once, any other in two steps.
+const ALIGNMENT: usize = 64;
+
+/// Runs `work` on `len` floats of unspecified contents, which start on a cache line.
 ///
 /// Calls nest, also when the pool runs another task on this thread in the middle of `work`.
 pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = FREE.with_borrow_mut(|free| take_best(free, len));
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
+    let padded_len = len + ALIGNMENT / size_of::<f32>();
+    let mut buffer = FREE.with_borrow_mut(|free| take_best(free, padded_len));
+    if buffer.len() < padded_len {
+        buffer.resize(padded_len, 0.0);
     }
-    let result = work(&mut buffer[..len]);
+    let start = buffer.as_ptr().align_offset(ALIGNMENT);
+    let result = work(&mut buffer[start..start + len]);
     FREE.with_borrow_mut(|free| free.push(buffer));
     result
 }

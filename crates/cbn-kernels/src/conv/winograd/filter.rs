@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::lanes::{Lanes, both_ways, filter, filter_gradient};
-use super::tiles::FREQUENCIES;
+use super::tiles::{FREQUENCIES, REACH};
 use crate::conv::microkernel::{LANES, PANEL, panel_width};
 use crate::isa::{Kernels, Target, per_isa};
 
@@ -88,7 +88,8 @@ fn transform_panel_body<T: Target>(
                     square[tap / 3][tap % 3].0[lane] = *value;
                 }
             }
-            store_square(square, u_stride(source, width), &mut panel[s * width + column..]);
+            let (stride, u) = (u_stride(source, width), &mut panel[s * width + column..]);
+            both_ways(|r, s| square[r][s], filter, |f, lanes| lanes.store(&mut u[f * stride..]));
         }
     }
 }
@@ -97,17 +98,9 @@ fn transform_panel_body<T: Target>(
 fn transform_packed_panel_body<T: Target>(panel: &[f32], source: usize, u: &mut [f32]) {
     let width = panel.len() / (TAPS * source);
     for at in (0..source * width).step_by(LANES) {
-        let square =
-            std::array::from_fn(|r| std::array::from_fn(|s| Lanes::load(&panel[(r * 3 + s) * source * width + at..])));
-        store_square(square, u_stride(source, width), &mut u[at..]);
-    }
-}
-
-/// Stores a transformed square, `stride` between the frequencies.
-#[inline(always)]
-fn store_square(square: [[Lanes; 3]; 3], stride: usize, u: &mut [f32]) {
-    for (f, lanes) in both_ways(square, filter).into_iter().flatten().enumerate() {
-        lanes.store(&mut u[f * stride..]);
+        let load = |r, s| Lanes::load(&panel[(r * 3 + s) * source * width + at..]);
+        let (stride, u) = (u_stride(source, width), &mut u[at..]);
+        both_ways(load, filter, |f, lanes| lanes.store(&mut u[f * stride..]));
     }
 }
 
@@ -130,14 +123,12 @@ fn gather_panel_body<T: Target>(du: &[f32], stride: usize, source: usize, width:
     let valid = grad_weight.len() / (source * TAPS);
     for s in 0..source {
         for column in (0..valid).step_by(LANES) {
-            let mut square = [[Lanes::ZERO; 6]; 6];
-            for (f, lanes) in square.iter_mut().flatten().enumerate() {
-                *lanes = Lanes::load(&du[f * stride + s * width + column..]);
-            }
-            let taps = both_ways(square, filter_gradient);
+            let mut taps = [Lanes::ZERO; TAPS];
+            let load = |y, x| Lanes::load(&du[(y * REACH + x) * stride + s * width + column..]);
+            both_ways(load, filter_gradient, |tap, lanes| taps[tap] = lanes);
             for lane in 0..LANES.min(valid - column) {
                 let out = &mut grad_weight[((column + lane) * source + s) * TAPS..][..TAPS];
-                for (out, lanes) in out.iter_mut().zip(taps.iter().flatten()) {
+                for (out, lanes) in out.iter_mut().zip(&taps) {
                     *out = lanes.0[lane];
                 }
             }

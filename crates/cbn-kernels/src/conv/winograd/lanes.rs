@@ -4,6 +4,7 @@
 //! section 4.3: interpolation at 0, 1, -1, 2, -2 and infinity. `y = A^T [(G g) * (B^T d)]` for 4 outputs y of 3 taps g on 6
 //! inputs d. The gradients are the transposes.
 
+use std::array::from_fn;
 use std::ops::{Add, Mul, Sub};
 
 use crate::conv::microkernel::LANES;
@@ -35,6 +36,12 @@ impl Lanes {
     #[inline(always)]
     pub fn store(self, out: &mut [f32]) {
         out[..LANES].copy_from_slice(&self.0);
+    }
+
+    /// The values if the mask is all ones, zeros if it is zero: without a branch.
+    #[inline(always)]
+    pub fn and(self, mask: u32) -> Self {
+        Self(self.0.map(|value| f32::from_bits(value.to_bits() & mask)))
     }
 
     #[inline(always)]
@@ -117,22 +124,24 @@ pub(super) fn filter_gradient(u: [Lanes; 6]) -> [Lanes; 3] {
     ]
 }
 
-/// Applies a transform to the columns, then to the rows, of a row-major `N x N` square: `M x M` come out.
+/// Applies a transform to the columns, then to the rows, of an `N x N` square: `M x M` come out.
+///
+/// `load` is given row and column, `store` the row-major index: nothing but the half-transformed square is kept, which
+/// would not fit the registers.
 #[inline(always)]
 pub(super) fn both_ways<const N: usize, const M: usize>(
-    square: [[Lanes; N]; N],
+    load: impl Fn(usize, usize) -> Lanes,
     transform: impl Fn([Lanes; N]) -> [Lanes; M],
-) -> [[Lanes; M]; M] {
+    mut store: impl FnMut(usize, Lanes),
+) {
     let mut half = [[Lanes::ZERO; N]; M];
     for x in 0..N {
-        let column = transform(std::array::from_fn(|y| square[y][x]));
-        for y in 0..M {
-            half[y][x] = column[y];
+        let column = transform(from_fn(|y| load(y, x)));
+        half.iter_mut().zip(column).for_each(|(row, lanes)| row[x] = lanes);
+    }
+    for (y, row) in half.into_iter().enumerate() {
+        for (x, lanes) in transform(row).into_iter().enumerate() {
+            store(y * M + x, lanes);
         }
     }
-    let mut out = [[Lanes::ZERO; M]; M];
-    for y in 0..M {
-        out[y] = transform(half[y]);
-    }
-    out
 }

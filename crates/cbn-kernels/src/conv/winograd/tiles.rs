@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::lanes::{Lanes, both_ways, input, output, output_gradient};
 use crate::conv::epilogue::Epilogue;
 use crate::conv::microkernel::{LANES, PANEL};
-use crate::isa::{Target, per_isa};
+use crate::isa::{Target, per_isa, prefetch};
 
 /// Outputs of a tile, per side.
 pub(super) const SIDE: usize = 4;
@@ -110,13 +110,18 @@ fn transform_inputs_body<T: Target>(
     strides: Strides,
     v: &mut [f32],
 ) {
-    for (i, tile) in tiles.enumerate() {
+    let square = |tile: usize| {
         let (image, y, x) = tiling.position(tile);
         let corner = [y as isize - tiling.padding[0] as isize, x as isize - tiling.padding[1] as isize];
-        let pixels = pixels::<REACH>(map, image, corner);
+        Square::<REACH>::new(map, image, corner)
+    };
+    for (i, tile) in tiles.enumerate() {
+        let (square, next) = (square(tile), square(tile + 1));
         for c in (0..map.channels).step_by(LANES) {
-            let square = load_square(map, &pixels, c);
-            store_square(both_ways(square, input), strides, &mut v[i * strides.tile + c..]);
+            next.prefetch(map, REACH - SIDE, c);
+            let out = &mut v[i * strides.tile + c..];
+            let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
+            square.transform(map, c, input, store);
         }
     }
 }
@@ -130,60 +135,103 @@ fn transform_output_gradients_body<T: Target>(
     strides: Strides,
     dm: &mut [f32],
 ) {
-    for (i, tile) in tiles.enumerate() {
+    let square = |tile: usize| {
         let (image, y, x) = tiling.position(tile);
-        let pixels = pixels::<SIDE>(map, image, [y as isize, x as isize]);
+        Square::<SIDE>::new(map, image, [y as isize, x as isize])
+    };
+    for (i, tile) in tiles.enumerate() {
+        let (square, next) = (square(tile), square(tile + 1));
         for c in (0..strides.tile).step_by(LANES) {
-            let square = load_square(map, &pixels, first + c);
-            store_square(both_ways(square, output_gradient), strides, &mut dm[i * strides.tile + c..]);
+            next.prefetch(map, 0, first + c);
+            let out = &mut dm[i * strides.tile + c..];
+            let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
+            square.transform(map, first + c, output_gradient, store);
         }
     }
 }
 
-/// Where the pixels of a square start in the map; `None` outside it.
-#[inline(always)]
-fn pixels<const N: usize>(map: Map<'_>, image: usize, corner: [isize; 2]) -> [[Option<usize>; N]; N] {
-    let mut pixels = [[None; N]; N];
-    for (i, row) in pixels.iter_mut().enumerate() {
-        let y = corner[0] + i as isize;
-        for (j, pixel) in row.iter_mut().enumerate() {
-            let x = corner[1] + j as isize;
-            if y >= 0 && y < map.height as isize && x >= 0 && x < map.width as isize {
-                *pixel = Some(((image * map.height + y as usize) * map.width + x as usize) * map.channels);
-            }
-        }
-    }
-    pixels
+/// N x N pixels of a map.
+enum Square<const N: usize> {
+    /// All on the map: where the first starts.
+    Inside(usize),
+    /// Where each starts, or the nearest that is on the map; and all ones, or zeros where the pixel is outside.
+    Across([[usize; N]; N], [[u32; N]; N]),
 }
 
-#[inline(always)]
-fn load_square<const N: usize>(map: Map<'_>, pixels: &[[Option<usize>; N]; N], channel: usize) -> [[Lanes; N]; N] {
-    let mut square = [[Lanes::ZERO; N]; N];
-    if channel + LANES <= map.channels {
-        for (row, pixels) in square.iter_mut().zip(pixels) {
-            for (lanes, pixel) in row.iter_mut().zip(pixels) {
-                if let Some(pixel) = pixel {
-                    *lanes = Lanes::load(&map.data[pixel + channel..pixel + channel + LANES]);
-                }
+impl<const N: usize> Square<N> {
+    /// The square whose top left pixel is `corner`.
+    #[inline(always)]
+    fn new(map: Map<'_>, image: usize, corner: [isize; 2]) -> Self {
+        let start = |y: isize, x: isize| ((image * map.height + y as usize) * map.width + x as usize) * map.channels;
+        let last = [map.height as isize - 1, map.width as isize - 1];
+        let reach = N as isize - 1;
+        if corner[0] >= 0 && corner[1] >= 0 && corner[0] + reach <= last[0] && corner[1] + reach <= last[1] {
+            return Self::Inside(start(corner[0], corner[1]));
+        }
+        let (mut starts, mut masks) = ([[0; N]; N], [[0; N]; N]);
+        for i in 0..N {
+            let y = corner[0] + i as isize;
+            let nearest_y = y.min(last[0]).max(0);
+            for j in 0..N {
+                let x = corner[1] + j as isize;
+                let nearest_x = x.min(last[1]).max(0);
+                starts[i][j] = start(nearest_y, nearest_x);
+                masks[i][j] = if y == nearest_y && x == nearest_x { u32::MAX } else { 0 };
             }
         }
-    } else if channel < map.channels {
-        for (row, pixels) in square.iter_mut().zip(pixels) {
-            for (lanes, pixel) in row.iter_mut().zip(pixels) {
-                if let Some(pixel) = pixel {
-                    *lanes = Lanes::load_part(&map.data[pixel + channel..pixel + map.channels]);
-                }
+        Self::Across(starts, masks)
+    }
+
+    /// Asks for the square's columns from `first_column` on, of 16 channels: waiting for them is what a transform costs.
+    #[inline(always)]
+    fn prefetch(&self, map: Map<'_>, first_column: usize, channel: usize) {
+        for y in 0..N {
+            for x in first_column..N {
+                let start = match self {
+                    Self::Inside(start) => start + (y * map.width + x) * map.channels,
+                    Self::Across(starts, _) => starts[y][x],
+                };
+                prefetch(map.data, start + channel);
             }
         }
     }
-    square
+
+    /// Transforms 16 channels of the square; channels that the map does not have are zero.
+    #[inline(always)]
+    fn transform<const M: usize>(
+        &self,
+        map: Map<'_>,
+        channel: usize,
+        transform: impl Fn([Lanes; N]) -> [Lanes; M],
+        store: impl FnMut(usize, Lanes),
+    ) {
+        let is_whole = channel + LANES <= map.channels && !map.data.is_empty();
+        match self {
+            Self::Inside(start) if is_whole => {
+                let load = |y, x| Lanes::load(&map.data[start + (y * map.width + x) * map.channels + channel..]);
+                both_ways(load, transform, store);
+            }
+            Self::Across(starts, masks) if is_whole => {
+                let load = |y: usize, x: usize| Lanes::load(&map.data[starts[y][x] + channel..]).and(masks[y][x]);
+                both_ways(load, transform, store);
+            }
+            Self::Inside(start) => {
+                let start = |y, x| start + (y * map.width + x) * map.channels;
+                both_ways(|y, x| load_part(map, start(y, x), channel), transform, store);
+            }
+            Self::Across(starts, masks) => {
+                let load = |y: usize, x: usize| load_part(map, starts[y][x], channel).and(masks[y][x]);
+                both_ways(load, transform, store);
+            }
+        }
+    }
 }
 
+/// The channels from `channel` on that the map's pixel has, then zeros.
 #[inline(always)]
-fn store_square(square: [[Lanes; REACH]; REACH], strides: Strides, out: &mut [f32]) {
-    for (f, lanes) in square.into_iter().flatten().enumerate() {
-        lanes.store(&mut out[f * strides.frequency..f * strides.frequency + LANES]);
-    }
+fn load_part(map: Map<'_>, start: usize, channel: usize) -> Lanes {
+    let values = map.data.get(start + channel..start + map.channels).unwrap_or_default();
+    Lanes::load_part(values)
 }
 
 #[inline(always)]
@@ -201,13 +249,9 @@ fn transform_outputs_body<T: Target>(
     for (i, tile) in tiles.enumerate() {
         let mut finished = [[0.0; PANEL]; SIDE * SIDE];
         for c in (0..strides.tile).step_by(LANES) {
-            let mut square = [[Lanes::ZERO; REACH]; REACH];
-            for (f, lanes) in square.iter_mut().flatten().enumerate() {
-                *lanes = Lanes::load(&m[f * strides.frequency + i * strides.tile + c..]);
-            }
-            for (lanes, row) in both_ways(square, output).into_iter().flatten().zip(&mut finished) {
-                lanes.store(&mut row[c..c + LANES]);
-            }
+            let m = &m[i * strides.tile + c..];
+            let load = |y, x| Lanes::load(&m[(y * REACH + x) * strides.frequency..]);
+            both_ways(load, output, |pixel, lanes| lanes.store(&mut finished[pixel][c..c + LANES]));
         }
         let (image, top, left) = tiling.position(tile);
         for (j, sums) in finished.iter_mut().enumerate() {
