@@ -49,13 +49,18 @@ const SMALL: [Row; 13] = [
     ("small.fc", [128, 12544, 1, 1, 1024, 1, 1]),
 ];
 
+/// Batch, C, H, W, C, kernel, stride of depthwise convolutions.
+const DEPTHWISE: [Row; 2] =
+    [("depthwise.c2", [2, 64, 200, 336, 64, 3, 1]), ("depthwise.c4", [2, 512, 50, 84, 512, 3, 1])];
+
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     println!("{:<14} {:<9} {:>17} {:>17} {:>17} {:>17}", "", "", "forward", "packed", "grad x", "grad w");
     println!("{:<14} {:<9} {}", "shape", "algorithm", "       ms  GFLOP/s".repeat(4));
-    for (name, sizes) in LARGE.into_iter().chain(SMALL).filter(|(name, _)| name.contains(&filter)) {
-        let shape = shape(sizes);
-        for algorithm in [Algorithm::Gemm, Algorithm::Winograd] {
+    let dense = LARGE.into_iter().chain(SMALL).map(|(name, sizes)| (name, shape(sizes)));
+    let depthwise = DEPTHWISE.map(|(name, sizes)| (name, ConvShape { groups: sizes[1], ..shape(sizes) }));
+    for (name, shape) in dense.chain(depthwise).filter(|(name, _)| name.contains(&filter)) {
+        for algorithm in [Algorithm::Gemm, Algorithm::Winograd, Algorithm::Depthwise] {
             if algorithm.is_applicable(&shape) {
                 row(name, &shape, Method { algorithm, isa: Isa::detect() });
             }

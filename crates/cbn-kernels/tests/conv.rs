@@ -41,9 +41,11 @@ fn squares(values: &[f64]) -> Vec<f64> {
 
 fn methods(shape: &ConvShape) -> Vec<Method> {
     let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
-    isas.flat_map(|isa| [Algorithm::Gemm, Algorithm::Winograd].map(|algorithm| Method { algorithm, isa }))
-        .filter(|method| method.algorithm.is_applicable(shape))
-        .collect()
+    isas.flat_map(|isa| {
+        [Algorithm::Gemm, Algorithm::Winograd, Algorithm::Depthwise].map(|algorithm| Method { algorithm, isa })
+    })
+    .filter(|method| method.algorithm.is_applicable(shape))
+    .collect()
 }
 
 /// Forward and both gradients by one method.
@@ -79,7 +81,7 @@ fn check(shape: &ConvShape) {
     let sizes = sizes.map(|squares| squares.iter().sum::<f64>().sqrt());
     for method in methods(shape) {
         let tolerance = match method.algorithm {
-            Algorithm::Gemm => GEMM_TOLERANCE,
+            Algorithm::Gemm | Algorithm::Depthwise => GEMM_TOLERANCE,
             Algorithm::Winograd => WINOGRAD_TOLERANCE,
         };
         let results = run(method, shape);
@@ -122,7 +124,10 @@ fn groups_and_depthwise_agree_with_the_definition() {
         check(&ConvShape { groups, ..square([64, 64], 9, 3, 1) });
         check(&ConvShape { groups, ..square([64, 32], 9, 3, 2) });
     }
-    check(&ConvShape { groups: 7, ..square([7, 7], 8, 3, 1) });
+    for channels in [1, 7, 65, 83, 128] {
+        check(&ConvShape { groups: channels, ..square([channels, channels], 8, 3, 1) });
+        check(&ConvShape { groups: channels, dilation: [2, 1], ..square([channels, channels], 11, 5, 2) });
+    }
 }
 
 #[test]
@@ -136,7 +141,8 @@ fn one_pixel_maps_and_empty_batches_work() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    for shape in [square([32, 70], 37, 3, 1), square([32, 70], 37, 3, 2), square([70, 32], 61, 1, 1)] {
+    let depthwise = ConvShape { groups: 83, ..square([83, 83], 37, 3, 2) };
+    for shape in [square([32, 70], 37, 3, 1), square([32, 70], 37, 3, 2), square([70, 32], 61, 1, 1), depthwise] {
         for method in methods(&shape) {
             let on = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -152,7 +158,8 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn epilogue_scales_shifts_adds_and_clips() {
-    for shape in [square([16, 70], 9, 3, 1), square([5, 70], 9, 1, 2)] {
+    let depthwise = ConvShape { groups: 83, ..square([83, 83], 9, 3, 1) };
+    for shape in [square([16, 70], 9, 3, 1), square([5, 70], 9, 1, 2), depthwise] {
         let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
         let (scale, shift) = (values(shape.out_channels, 4), values(shape.out_channels, 5));
         let residual = values(shape.output_len(), 6);
@@ -277,6 +284,10 @@ fn winograd_shapes() -> impl Strategy<Value = ConvShape> {
     })
 }
 
+fn depthwise_shapes() -> impl Strategy<Value = ConvShape> {
+    shapes().prop_map(|shape| ConvShape { out_channels: shape.in_channels, groups: shape.in_channels, ..shape })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -286,7 +297,12 @@ proptest! {
     }
 
     #[test]
-    fn any_shape_packed_gives_the_same_bits(shape in prop_oneof![shapes(), winograd_shapes()]) {
+    fn any_depthwise_shape_agrees_with_the_definition(shape in depthwise_shapes()) {
+        check(&shape);
+    }
+
+    #[test]
+    fn any_shape_packed_gives_the_same_bits(shape in prop_oneof![shapes(), winograd_shapes(), depthwise_shapes()]) {
         check_packed(&shape);
     }
 

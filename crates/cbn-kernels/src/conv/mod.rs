@@ -3,6 +3,7 @@
 //! Maps are `[B, H, W, C]`, weights `[K, C / groups, kh, kw]`, all contiguous `f32`. Results do not depend on the number of
 //! threads, bit for bit. [`mod@reference`] is the definition; the algorithms are [`Algorithm`]'s.
 
+mod depthwise;
 mod epilogue;
 mod gemm;
 mod gemm_weight;
@@ -28,12 +29,18 @@ pub enum Algorithm {
     Gemm,
     /// F(4x4, 3x3): 3x3 kernels with stride 1, dilation 1, one group and padding up to 2.
     Winograd,
+    /// Channel by channel, without matrix products: as many groups as input and output channels, more than one.
+    Depthwise,
 }
 
 impl Algorithm {
     /// Whether the algorithm computes this shape at all.
     pub fn is_applicable(self, shape: &ConvShape) -> bool {
-        self == Self::Gemm || winograd::is_applicable(shape)
+        match self {
+            Self::Gemm => true,
+            Self::Winograd => winograd::is_applicable(shape),
+            Self::Depthwise => depthwise::is_applicable(shape),
+        }
     }
 
     /// The faster algorithm for the convolution and its data gradient.
@@ -54,7 +61,13 @@ impl Algorithm {
         const MIN_TILES: usize = 48;
         let tiles = winograd::tile_count(shape.batch, shape.out_height(), shape.out_width());
         let is_worth_it = shape.in_channels.min(shape.out_channels) >= min_channels && tiles >= MIN_TILES;
-        if winograd::is_applicable(shape) && is_worth_it { Self::Winograd } else { Self::Gemm }
+        if depthwise::is_applicable(shape) {
+            Self::Depthwise
+        } else if winograd::is_applicable(shape) && is_worth_it {
+            Self::Winograd
+        } else {
+            Self::Gemm
+        }
     }
 }
 
@@ -117,6 +130,7 @@ impl Method {
         match self.algorithm {
             Algorithm::Gemm => gemm::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
             Algorithm::Winograd => winograd::forward(kernels, shape, x, weight, epilogue, y),
+            Algorithm::Depthwise => depthwise::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
         }
     }
 
@@ -134,6 +148,10 @@ impl Method {
                 gemm::run(kernels, &plan, grad_y, Weight::Plain(weight), &Epilogue::default(), grad_x);
             }
             Algorithm::Winograd => winograd::backward_input(kernels, shape, grad_y, weight, grad_x),
+            Algorithm::Depthwise => {
+                let plan = Plan::backward_input(shape);
+                depthwise::run(kernels, &plan, grad_y, Weight::Plain(weight), &Epilogue::default(), grad_x);
+            }
         }
     }
 
@@ -174,6 +192,11 @@ impl Method {
         match self.algorithm {
             Algorithm::Gemm => gemm_weight::run(kernels, shape, x, grad_ys, grad_weights),
             Algorithm::Winograd => winograd::backward_weight(kernels, shape, x, grad_ys, grad_weights),
+            Algorithm::Depthwise => {
+                for (grad_y, grad_weight) in grad_ys.into_iter().zip(grad_weights) {
+                    depthwise::backward_weight(kernels, shape, x, grad_y, grad_weight);
+                }
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::ConvShape;
+use super::depthwise;
 use super::microkernel::{PANEL, panel_width, panels_len};
 use super::plan::Plan;
 use super::winograd;
@@ -62,13 +63,15 @@ impl WeightShape {
 /// # Memory
 ///
 /// The panels of the matrix product: the weight once, with `K / groups` rounded up to 16. Where a call uses Winograd's
-/// algorithm, from then on also the transformed filter: 36 numbers for each 9, that is four times the weight. The original
-/// is not kept.
+/// algorithm, from then on also the transformed filter: 36 numbers for each 9, that is four times the weight. A depthwise
+/// weight is held 17 times, but it is small. The original is not kept.
 #[derive(Clone, Debug)]
 pub struct PackedWeight {
     shape: WeightShape,
     /// `[group][panel][tap][C / groups][width]`.
     panels: Vec<f32>,
+    /// `[tap][C]`; empty unless the convolution is depthwise.
+    by_tap: Vec<f32>,
     transformed: OnceLock<Vec<f32>>,
 }
 
@@ -87,7 +90,12 @@ impl PackedWeight {
         if !weight.is_empty() {
             plan.pack(Kernels::new(Isa::detect()), weight, &mut panels);
         }
-        Self { shape, panels, transformed: OnceLock::new() }
+        let mut by_tap = Vec::new();
+        if depthwise::is_applicable(&convolution) && !weight.is_empty() {
+            by_tap.resize(weight.len(), 0.0);
+            depthwise::transpose(weight, shape.out_channels, &mut by_tap);
+        }
+        Self { shape, panels, by_tap, transformed: OnceLock::new() }
     }
 
     /// The sizes of the weight.
@@ -98,6 +106,11 @@ impl PackedWeight {
     /// All panels, as [`Plan::pack`] writes them.
     pub(crate) fn panels(&self) -> &[f32] {
         &self.panels
+    }
+
+    /// What [`depthwise`] reads, `[tap][C]`.
+    pub(crate) fn by_tap(&self) -> &[f32] {
+        &self.by_tap
     }
 
     /// The panel of output channels `first ..` of a group.

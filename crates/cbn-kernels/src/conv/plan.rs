@@ -179,6 +179,11 @@ impl Phase {
         Self { segments, taps: taps.into_iter().map(|(_, _, tap)| tap).collect() }
     }
 
+    /// Each tap of a plan that joins none: its segment, and where it is in the kernel.
+    pub(crate) fn taps(&self) -> impl Iterator<Item = (&Segment, usize)> {
+        self.segments.iter().zip(self.taps.iter().copied())
+    }
+
     /// Segments this short are copied next to each other first: the micro-kernel's fixed cost would show.
     pub(crate) fn is_gathered(&self, group_source: usize) -> bool {
         self.segments.len() > 1 && self.segments.iter().all(|segment| segment.taps * group_source < LANES)
