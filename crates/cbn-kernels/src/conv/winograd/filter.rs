@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{Lanes, both_ways, filter, filter_gradient};
+use super::lanes::{Filter, FilterGradient, Lanes, both_ways};
 use super::tiles::{FREQUENCIES, REACH};
 use crate::conv::microkernel::{LANES, PANEL, panel_width};
 use crate::isa::{Kernels, Target, per_isa};
@@ -89,7 +89,7 @@ fn transform_panel_body<T: Target>(
                 }
             }
             let (stride, u) = (u_stride(source, width), &mut panel[s * width + column..]);
-            both_ways(|r, s| square[r][s], filter, |f, lanes| lanes.store(&mut u[f * stride..]));
+            both_ways::<Filter, 3, REACH>(|r, s| square[r][s], |f, lanes| lanes.store(&mut u[f * stride..]));
         }
     }
 }
@@ -100,7 +100,7 @@ fn transform_packed_panel_body<T: Target>(panel: &[f32], source: usize, u: &mut 
     for at in (0..source * width).step_by(LANES) {
         let load = |r, s| Lanes::load(&panel[(r * 3 + s) * source * width + at..]);
         let (stride, u) = (u_stride(source, width), &mut u[at..]);
-        both_ways(load, filter, |f, lanes| lanes.store(&mut u[f * stride..]));
+        both_ways::<Filter, 3, REACH>(load, |f, lanes| lanes.store(&mut u[f * stride..]));
     }
 }
 
@@ -125,7 +125,7 @@ fn gather_panel_body<T: Target>(du: &[f32], stride: usize, source: usize, width:
         for column in (0..valid).step_by(LANES) {
             let mut taps = [Lanes::ZERO; TAPS];
             let load = |y, x| Lanes::load(&du[(y * REACH + x) * stride + s * width + column..]);
-            both_ways(load, filter_gradient, |tap, lanes| taps[tap] = lanes);
+            both_ways::<FilterGradient, REACH, 3>(load, |tap, lanes| taps[tap] = lanes);
             for lane in 0..LANES.min(valid - column) {
                 let out = &mut grad_weight[((column + lane) * source + s) * TAPS..][..TAPS];
                 for (out, lanes) in out.iter_mut().zip(&taps) {

@@ -4,7 +4,6 @@
 //! section 4.3: interpolation at 0, 1, -1, 2, -2 and infinity. `y = A^T [(G g) * (B^T d)]` for 4 outputs y of 3 taps g on 6
 //! inputs d. The gradients are the transposes.
 
-use std::array::from_fn;
 use std::ops::{Add, Mul, Sub};
 
 use crate::conv::microkernel::LANES;
@@ -41,7 +40,11 @@ impl Lanes {
     /// The values if the mask is all ones, zeros if it is zero: without a branch.
     #[inline(always)]
     pub fn and(self, mask: u32) -> Self {
-        Self(self.0.map(|value| f32::from_bits(value.to_bits() & mask)))
+        let mut lanes = self;
+        for lane in &mut lanes.0 {
+            *lane = f32::from_bits(lane.to_bits() & mask);
+        }
+        lanes
     }
 
     #[inline(always)]
@@ -78,50 +81,79 @@ impl Mul<f32> for Lanes {
     }
 }
 
+/// A one-dimensional transform.
+///
+/// A trait with a type per transform, for a function that is passed as a value may be called instead of inlined, and then
+/// keeps the baseline's instructions.
+pub(super) trait Transform<const N: usize, const M: usize> {
+    fn apply(line: [Lanes; N]) -> [Lanes; M];
+}
+
 /// `B^T d`.
-#[inline(always)]
-pub(super) fn input(d: [Lanes; 6]) -> [Lanes; 6] {
-    let (even, odd) = (d[4] - d[2] * 4.0, d[3] - d[1] * 4.0);
-    let (even2, odd2) = (d[4] - d[2], (d[3] - d[1]) * 2.0);
-    [d[0] * 4.0 - d[2] * 5.0 + d[4], even + odd, even - odd, even2 + odd2, even2 - odd2, d[1] * 4.0 - d[3] * 5.0 + d[5]]
+pub(super) struct Input;
+
+impl Transform<6, 6> for Input {
+    #[inline(always)]
+    fn apply(d: [Lanes; 6]) -> [Lanes; 6] {
+        let (even, odd) = (d[4] - d[2] * 4.0, d[3] - d[1] * 4.0);
+        let (even2, odd2) = (d[4] - d[2], (d[3] - d[1]) * 2.0);
+        let (first, last) = (d[0] * 4.0 - d[2] * 5.0 + d[4], d[1] * 4.0 - d[3] * 5.0 + d[5]);
+        [first, even + odd, even - odd, even2 + odd2, even2 - odd2, last]
+    }
 }
 
 /// `A^T m`.
-#[inline(always)]
-pub(super) fn output(m: [Lanes; 6]) -> [Lanes; 4] {
-    let (sum, difference) = (m[1] + m[2], m[1] - m[2]);
-    let (sum2, difference2) = (m[3] + m[4], m[3] - m[4]);
-    [m[0] + sum + sum2, difference + difference2 * 2.0, sum + sum2 * 4.0, difference + difference2 * 8.0 + m[5]]
+pub(super) struct Output;
+
+impl Transform<6, 4> for Output {
+    #[inline(always)]
+    fn apply(m: [Lanes; 6]) -> [Lanes; 4] {
+        let (sum, difference) = (m[1] + m[2], m[1] - m[2]);
+        let (sum2, difference2) = (m[3] + m[4], m[3] - m[4]);
+        [m[0] + sum + sum2, difference + difference2 * 2.0, sum + sum2 * 4.0, difference + difference2 * 8.0 + m[5]]
+    }
 }
 
-/// `A y`: the transpose of [`output`].
-#[inline(always)]
-pub(super) fn output_gradient(y: [Lanes; 4]) -> [Lanes; 6] {
-    let (even, odd) = (y[0] + y[2], y[1] + y[3]);
-    let (even2, odd2) = (y[0] + y[2] * 4.0, y[1] * 2.0 + y[3] * 8.0);
-    [y[0], even + odd, even - odd, even2 + odd2, even2 - odd2, y[3]]
+/// `A y`: the transpose of [`Output`].
+pub(super) struct OutputGradient;
+
+impl Transform<4, 6> for OutputGradient {
+    #[inline(always)]
+    fn apply(y: [Lanes; 4]) -> [Lanes; 6] {
+        let (even, odd) = (y[0] + y[2], y[1] + y[3]);
+        let (even2, odd2) = (y[0] + y[2] * 4.0, y[1] * 2.0 + y[3] * 8.0);
+        [y[0], even + odd, even - odd, even2 + odd2, even2 - odd2, y[3]]
+    }
 }
 
 /// `G g`.
-#[inline(always)]
-pub(super) fn filter(g: [Lanes; 3]) -> [Lanes; 6] {
-    let even = (g[0] + g[2]) * (-1.0 / 6.0);
-    let odd = g[1] * (1.0 / 6.0);
-    let even2 = g[0] * (1.0 / 24.0) + g[2] * (1.0 / 6.0);
-    let odd2 = g[1] * (1.0 / 12.0);
-    [g[0] * 0.25, even - odd, even + odd, even2 + odd2, even2 - odd2, g[2]]
+pub(super) struct Filter;
+
+impl Transform<3, 6> for Filter {
+    #[inline(always)]
+    fn apply(g: [Lanes; 3]) -> [Lanes; 6] {
+        let even = (g[0] + g[2]) * (-1.0 / 6.0);
+        let odd = g[1] * (1.0 / 6.0);
+        let even2 = g[0] * (1.0 / 24.0) + g[2] * (1.0 / 6.0);
+        let odd2 = g[1] * (1.0 / 12.0);
+        [g[0] * 0.25, even - odd, even + odd, even2 + odd2, even2 - odd2, g[2]]
+    }
 }
 
-/// `G^T u`: the transpose of [`filter`].
-#[inline(always)]
-pub(super) fn filter_gradient(u: [Lanes; 6]) -> [Lanes; 3] {
-    let (sum, difference) = (u[1] + u[2], u[2] - u[1]);
-    let (sum2, difference2) = (u[3] + u[4], u[3] - u[4]);
-    [
-        u[0] * 0.25 - sum * (1.0 / 6.0) + sum2 * (1.0 / 24.0),
-        difference * (1.0 / 6.0) + difference2 * (1.0 / 12.0),
-        (sum2 - sum) * (1.0 / 6.0) + u[5],
-    ]
+/// `G^T u`: the transpose of [`Filter`].
+pub(super) struct FilterGradient;
+
+impl Transform<6, 3> for FilterGradient {
+    #[inline(always)]
+    fn apply(u: [Lanes; 6]) -> [Lanes; 3] {
+        let (sum, difference) = (u[1] + u[2], u[2] - u[1]);
+        let (sum2, difference2) = (u[3] + u[4], u[3] - u[4]);
+        [
+            u[0] * 0.25 - sum * (1.0 / 6.0) + sum2 * (1.0 / 24.0),
+            difference * (1.0 / 6.0) + difference2 * (1.0 / 12.0),
+            (sum2 - sum) * (1.0 / 6.0) + u[5],
+        ]
+    }
 }
 
 /// Applies a transform to the columns, then to the rows, of an `N x N` square: `M x M` come out.
@@ -129,18 +161,22 @@ pub(super) fn filter_gradient(u: [Lanes; 6]) -> [Lanes; 3] {
 /// `load` is given row and column, `store` the row-major index: nothing but the half-transformed square is kept, which
 /// would not fit the registers.
 #[inline(always)]
-pub(super) fn both_ways<const N: usize, const M: usize>(
+pub(super) fn both_ways<F: Transform<N, M>, const N: usize, const M: usize>(
     load: impl Fn(usize, usize) -> Lanes,
-    transform: impl Fn([Lanes; N]) -> [Lanes; M],
     mut store: impl FnMut(usize, Lanes),
 ) {
     let mut half = [[Lanes::ZERO; N]; M];
     for x in 0..N {
-        let column = transform(from_fn(|y| load(y, x)));
-        half.iter_mut().zip(column).for_each(|(row, lanes)| row[x] = lanes);
+        let mut line = [Lanes::ZERO; N];
+        for (y, lanes) in line.iter_mut().enumerate() {
+            *lanes = load(y, x);
+        }
+        for (row, lanes) in half.iter_mut().zip(F::apply(line)) {
+            row[x] = lanes;
+        }
     }
     for (y, row) in half.into_iter().enumerate() {
-        for (x, lanes) in transform(row).into_iter().enumerate() {
+        for (x, lanes) in F::apply(row).into_iter().enumerate() {
             store(y * M + x, lanes);
         }
     }

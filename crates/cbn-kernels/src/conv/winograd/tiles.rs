@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::lanes::{Lanes, both_ways, input, output, output_gradient};
+use super::lanes::{Input, Lanes, Output, OutputGradient, Transform, both_ways};
 use crate::conv::epilogue::Epilogue;
 use crate::conv::microkernel::{LANES, PANEL};
 use crate::isa::{Target, per_isa, prefetch};
@@ -121,7 +121,7 @@ fn transform_inputs_body<T: Target>(
             next.prefetch(map, REACH - SIDE, c);
             let out = &mut v[i * strides.tile + c..];
             let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
-            square.transform(map, c, input, store);
+            square.transform::<Input, REACH>(map, c, store);
         }
     }
 }
@@ -145,7 +145,7 @@ fn transform_output_gradients_body<T: Target>(
             next.prefetch(map, 0, first + c);
             let out = &mut dm[i * strides.tile + c..];
             let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
-            square.transform(map, first + c, output_gradient, store);
+            square.transform::<OutputGradient, REACH>(map, first + c, store);
         }
     }
 }
@@ -198,30 +198,29 @@ impl<const N: usize> Square<N> {
 
     /// Transforms 16 channels of the square; channels that the map does not have are zero.
     #[inline(always)]
-    fn transform<const M: usize>(
+    fn transform<F: Transform<N, M>, const M: usize>(
         &self,
         map: Map<'_>,
         channel: usize,
-        transform: impl Fn([Lanes; N]) -> [Lanes; M],
         store: impl FnMut(usize, Lanes),
     ) {
         let is_whole = channel + LANES <= map.channels && !map.data.is_empty();
         match self {
             Self::Inside(start) if is_whole => {
                 let load = |y, x| Lanes::load(&map.data[start + (y * map.width + x) * map.channels + channel..]);
-                both_ways(load, transform, store);
+                both_ways::<F, N, M>(load, store);
             }
             Self::Across(starts, masks) if is_whole => {
                 let load = |y: usize, x: usize| Lanes::load(&map.data[starts[y][x] + channel..]).and(masks[y][x]);
-                both_ways(load, transform, store);
+                both_ways::<F, N, M>(load, store);
             }
             Self::Inside(start) => {
                 let start = |y, x| start + (y * map.width + x) * map.channels;
-                both_ways(|y, x| load_part(map, start(y, x), channel), transform, store);
+                both_ways::<F, N, M>(|y, x| load_part(map, start(y, x), channel), store);
             }
             Self::Across(starts, masks) => {
                 let load = |y: usize, x: usize| load_part(map, starts[y][x], channel).and(masks[y][x]);
-                both_ways(load, transform, store);
+                both_ways::<F, N, M>(load, store);
             }
         }
     }
@@ -251,7 +250,7 @@ fn transform_outputs_body<T: Target>(
         for c in (0..strides.tile).step_by(LANES) {
             let m = &m[i * strides.tile + c..];
             let load = |y, x| Lanes::load(&m[(y * REACH + x) * strides.frequency..]);
-            both_ways(load, output, |pixel, lanes| lanes.store(&mut finished[pixel][c..c + LANES]));
+            both_ways::<Output, REACH, SIDE>(load, |pixel, lanes| lanes.store(&mut finished[pixel][c..c + LANES]));
         }
         let (image, top, left) = tiling.position(tile);
         for (j, sums) in finished.iter_mut().enumerate() {
