@@ -15,6 +15,7 @@ mod pool;
 pub mod roi_align;
 mod row_dots;
 mod scratch;
+mod stream;
 mod upsample_add;
 mod window_sums;
 

@@ -178,6 +178,26 @@ fn epilogue_scales_shifts_adds_and_clips() {
     }
 }
 
+/// Outputs that start on a cache line and have 32 MiB are written past the caches, others are not.
+#[test]
+fn large_outputs_have_the_same_bits_wherever_they_lie() {
+    let shape = ConvShape { batch: 1, in_width: 1025, ..square([3, 16], 513, 1, 1) };
+    let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
+    let shift = values(shape.out_channels, 5);
+    let epilogue = Epilogue { shift: Some(&shift), relu: true, ..Epilogue::default() };
+    let mut memory = vec![7.0; shape.output_len() + 32];
+    let aligned = memory.as_ptr().align_offset(64);
+    for method in methods(&shape) {
+        let mut at = |start: usize| {
+            let y = &mut memory[start..start + shape.output_len()];
+            y.fill(7.0);
+            method.forward(&shape, &x, &weight, &epilogue, y);
+            y.to_vec()
+        };
+        assert!(at(aligned) == at(aligned + 1), "{method:?}");
+    }
+}
+
 /// One packed weight for all methods: its values do not depend on them.
 fn check_packed(shape: &ConvShape) {
     let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));

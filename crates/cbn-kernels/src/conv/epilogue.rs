@@ -36,8 +36,15 @@ impl<'a> Epilogue<'a> {
     /// where `out` starts in the residual.
     #[inline(always)]
     pub(crate) fn write(&self, sums: &mut [f32], channel: usize, offset: usize, out: &mut [f32]) {
-        let count = out.len();
-        let sums = &mut sums[..count];
+        let sums = &mut sums[..out.len()];
+        self.apply(sums, channel, offset);
+        out.copy_from_slice(sums);
+    }
+
+    /// [`Epilogue::write`] in place.
+    #[inline(always)]
+    pub(crate) fn apply(&self, sums: &mut [f32], channel: usize, offset: usize) {
+        let count = sums.len();
         if let Some(scale) = self.scale {
             for (sum, scale) in sums.iter_mut().zip(&scale[channel..channel + count]) {
                 *sum *= scale;
@@ -54,11 +61,9 @@ impl<'a> Epilogue<'a> {
             }
         }
         if self.relu {
-            for (sum, out) in sums.iter().zip(out) {
-                *out = if *sum < 0.0 { 0.0 } else { *sum };
+            for sum in sums {
+                *sum = if *sum < 0.0 { 0.0 } else { *sum };
             }
-        } else {
-            out.copy_from_slice(sums);
         }
     }
 }

@@ -12,6 +12,7 @@ use super::packed_weight::Weight;
 use super::plan::{Phase, Plan, Segment};
 use crate::isa::{Kernels, Target, per_isa};
 use crate::scratch::with_scratch;
+use crate::stream::{self, Stream};
 
 /// Pixels that share a pass over the packed weight.
 const BLOCK: usize = 16 * ROWS;
@@ -34,15 +35,16 @@ pub(crate) fn run(
 ) {
     let channels = plan.target[2];
     let pixels = y.len() / channels;
+    let is_streamed = stream::is_worth_it(y, channels);
     if pixels <= FEW_PIXELS * plan.phases.len() && plan.group_target() > PANEL {
-        return Task { kernels, plan, x, epilogue: *epilogue, first_pixel: 0 }.run_by_panels(weight, y);
+        return Task { kernels, plan, x, epilogue: *epilogue, first_pixel: 0, is_streamed }.run_by_panels(weight, y);
     }
     let pixels_per_task = pixels_per_task(pixels, plan.phases.len());
     let mut multiply = |packed: &[f32]| {
         y.par_chunks_mut(pixels_per_task * channels).enumerate().for_each(|(i, y)| {
             let start = i * pixels_per_task * channels;
             let epilogue = epilogue.narrow(start, start + y.len());
-            Task { kernels, plan, x, epilogue, first_pixel: i * pixels_per_task }.run(packed, y);
+            Task { kernels, plan, x, epilogue, first_pixel: i * pixels_per_task, is_streamed }.run(packed, y);
         });
     };
     match weight {
@@ -67,6 +69,8 @@ struct Task<'a> {
     x: &'a [f32],
     epilogue: Epilogue<'a>,
     first_pixel: usize,
+    /// Whether the output is written past the caches.
+    is_streamed: bool,
 }
 
 /// A pixel to compute: where it is in the task's part of the output, and where its taps start in the source.
@@ -290,7 +294,11 @@ impl Task<'_> {
         let group_target = self.plan.group_target();
         let width = tile.len() / pixels.len();
         let channels = (group * group_target + first, width.min(group_target - first), self.plan.target[2]);
-        finish_tile(self.kernels, &self.epilogue, tile, width, pixels, channels, y);
+        if self.is_streamed {
+            stream_tile(self.kernels, &self.epilogue, tile, width, pixels, channels, y);
+        } else {
+            finish_tile(self.kernels, &self.epilogue, tile, width, pixels, channels, y);
+        }
     }
 }
 
@@ -311,6 +319,14 @@ per_isa! {
     ) = finish_tile_body
 }
 
+per_isa! {
+    /// [`finish_tile`] past the caches.
+    fn stream_tile(
+        epilogue: &Epilogue<'_>, tile: &mut [f32], width: usize, pixels: &[Pixel],
+        channels: (usize, usize, usize), y: &mut [f32],
+    ) = stream_tile_body
+}
+
 #[inline(always)]
 fn finish_tile_body<T: Target>(
     epilogue: &Epilogue<'_>,
@@ -323,5 +339,22 @@ fn finish_tile_body<T: Target>(
     for (pixel, sums) in pixels.iter().zip(tile.chunks_exact_mut(width)) {
         let start = pixel.at * all + first;
         epilogue.write(sums, first, start, &mut y[start..start + count]);
+    }
+}
+
+#[inline(always)]
+fn stream_tile_body<T: Target>(
+    epilogue: &Epilogue<'_>,
+    tile: &mut [f32],
+    width: usize,
+    pixels: &[Pixel],
+    (first, count, all): (usize, usize, usize),
+    y: &mut [f32],
+) {
+    let stream = Stream;
+    for (pixel, sums) in pixels.iter().zip(tile.chunks_exact_mut(width)) {
+        let start = pixel.at * all + first;
+        epilogue.apply(&mut sums[..count], first, start);
+        stream.copy(&sums[..count], &mut y[start..start + count]);
     }
 }
