@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 use cbn_kernels::conv::{Algorithm, Method};
 use cbn_kernels::{ConvShape, Epilogue, Isa, PackedWeight};
 
+/// As the command has: its large blocks start on a cache line, others do not, and a load across two lines takes two steps.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Batch, C, H, W, K, kernel, stride.
 type Row = (&'static str, [usize; 7]);
 
