@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
-use super::microkernel::{PANEL, ROWS, multiply_rows, panel_width, panels_len};
+use super::microkernel::{LANES, PANEL, ROWS, multiply_rows, panel_width, panels_len};
 use super::packed_weight::Weight;
 use super::plan::{Phase, Plan, Segment};
 use crate::isa::{Kernels, Target, per_isa};
@@ -222,14 +222,7 @@ impl Task<'_> {
         let first_channel = group * self.plan.group_source();
         if phase.is_gathered(self.plan.group_source()) {
             let depth = zeros.len();
-            for (pixel, copies) in pixels.iter().zip(copies.chunks_exact_mut(depth)) {
-                let mut rest = copies;
-                for segment in &phase.segments {
-                    let (copy, tail) = rest.split_at_mut(self.plan.segment_len(segment));
-                    self.copy_segment(segment, pixel, first_channel, copy);
-                    rest = tail;
-                }
-            }
+            copy_segments(self.kernels, self, phase, pixels, first_channel, copies);
             return (0..pixels.len()).map(|i| Location::Copied(i * depth)).collect();
         }
         let [height, width, channels] = self.plan.source;
@@ -257,11 +250,18 @@ impl Task<'_> {
     }
 
     /// Copies the floats that a segment reads, zeros outside the map.
+    #[inline(always)]
     fn copy_segment(&self, segment: &Segment, pixel: &Pixel, first_channel: usize, copy: &mut [f32]) {
         let [height, width, channels] = self.plan.source;
         let y = pixel.y + segment.dy;
+        let first = pixel.x + segment.dx;
+        let is_inside = y >= 0 && y < height as isize && first >= 0 && first + segment.taps as isize <= width as isize;
+        if is_inside {
+            let at = (pixel.image * height + y as usize) * width + first as usize;
+            return copy_short(&self.x[at * channels + first_channel..][..copy.len()], copy);
+        }
         for (tap, copy) in copy.chunks_exact_mut(self.plan.group_source()).enumerate() {
-            let x = pixel.x + segment.dx + tap as isize;
+            let x = first + tap as isize;
             if y < 0 || y >= height as isize || x < 0 || x >= width as isize {
                 copy.fill(0.0);
             } else {
@@ -299,6 +299,45 @@ impl Task<'_> {
         } else {
             finish_tile(self.kernels, &self.epilogue, tile, width, pixels, channels, y);
         }
+    }
+}
+
+per_isa! {
+    /// Copies all that each pixel reads next to each other.
+    fn copy_segments(task: &Task<'_>, phase: &Phase, pixels: &[Pixel], first_channel: usize, copies: &mut [f32])
+        = copy_segments_body
+}
+
+#[inline(always)]
+fn copy_segments_body<T: Target>(
+    task: &Task<'_>,
+    phase: &Phase,
+    pixels: &[Pixel],
+    first_channel: usize,
+    copies: &mut [f32],
+) {
+    for (pixel, copies) in pixels.iter().zip(copies.chunks_exact_mut(task.plan.depth(phase))) {
+        let mut rest = copies;
+        for segment in &phase.segments {
+            let (copy, tail) = rest.split_at_mut(task.plan.segment_len(segment));
+            task.copy_segment(segment, pixel, first_channel, copy);
+            rest = tail;
+        }
+    }
+}
+
+/// Copies a few floats without a call: two registers that overlap hold 16 to 32 of them.
+#[inline(always)]
+fn copy_short(from: &[f32], to: &mut [f32]) {
+    let len = from.len();
+    if (LANES..=2 * LANES).contains(&len) {
+        let (mut first, mut last) = ([0.0; LANES], [0.0; LANES]);
+        first.copy_from_slice(&from[..LANES]);
+        last.copy_from_slice(&from[len - LANES..]);
+        to[..LANES].copy_from_slice(&first);
+        to[len - LANES..].copy_from_slice(&last);
+    } else {
+        to.copy_from_slice(from);
     }
 }
 

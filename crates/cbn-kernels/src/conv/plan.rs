@@ -186,7 +186,7 @@ impl Phase {
 
     /// Segments this short are copied next to each other first: the micro-kernel's fixed cost would show.
     pub(crate) fn is_gathered(&self, group_source: usize) -> bool {
-        self.segments.len() > 1 && self.segments.iter().all(|segment| segment.taps * group_source < LANES)
+        self.segments.len() > 1 && self.segments.iter().all(|segment| segment.taps * group_source < 2 * LANES)
     }
 }
 
