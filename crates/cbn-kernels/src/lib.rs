@@ -25,7 +25,7 @@ pub use self::conv::{PackedWeight, WeightShape, conv2d_backward_weight_pair, con
 pub use self::group_norm::{GroupNorm, GroupShape, group_moments};
 pub use self::isa::Isa;
 pub use self::map_shape::MapShape;
-pub use self::moments::{affine, affine_in_place, channel_moments, norm_backward_apply, norm_backward_sums};
+pub use self::moments::{Clipped, affine, affine_in_place, channel_moments, norm_backward_apply, norm_backward_sums};
 pub use self::nms::{nms, nms_reference};
 pub use self::paste::{MaskSampling, paste_mask};
 pub use self::pool::MaxPool;

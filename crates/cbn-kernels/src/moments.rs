@@ -31,14 +31,30 @@ pub fn channel_moments(y: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     (mean, var)
 }
 
+/// Where a ReLU behind a norm clipped: where `scale * y + shift`, per channel, is not positive. The bits are those of [`affine`].
+#[derive(Clone, Copy, Debug)]
+pub struct Clipped<'a> {
+    /// `[channels]`.
+    pub scale: &'a [f32],
+    /// `[channels]`.
+    pub shift: &'a [f32],
+}
+
 /// Per channel, the sums of `grad` and of `grad * (y - mean)`: what the gradient of a norm needs.
+///
+/// Where the ReLU clipped, `grad` counts as 0.
 ///
 /// # Panics
 ///
 /// If the lengths differ, or there are no channels or they do not divide them.
-pub fn norm_backward_sums(y: &[f32], grad: &[f32], mean: &[f32]) -> (Vec<f32>, Vec<f32>) {
+pub fn norm_backward_sums(y: &[f32], grad: &[f32], mean: &[f32], relu: Option<Clipped<'_>>) -> (Vec<f32>, Vec<f32>) {
     let narrow = |sums: Vec<f64>| sums.into_iter().map(|sum| sum as f32).collect();
-    let (sums, products) = product_sums([grad, y], [&vec![0.0; mean.len()], mean]);
+    let (sums, products) = match relu {
+        None => product_sums([grad, y], [&vec![0.0; mean.len()], mean]),
+        Some(Clipped { scale, shift }) => range_sums([y, grad], mean.len(), |kernels, y, grad, sums| {
+            add_clipped_products(kernels, y, grad, mean, [scale, shift], sums);
+        }),
+    };
     (narrow(sums), narrow(products))
 }
 
@@ -68,18 +84,24 @@ pub fn affine_in_place(y: &mut [f32], scale: &[f32], shift: &[f32], relu: bool) 
 /// `out = of_grad * grad + of_y * (y - origin) + constant` per channel: the gradient of a norm with regard to its input.
 ///
 /// `factors` are of_grad, of_y, origin and constant, `[channels]` each. Near the mean as origin, no digits are lost where it is large.
+/// Where the ReLU clipped, `grad` counts as 0.
 ///
 /// # Panics
 ///
 /// If the lengths do not fit.
-pub fn norm_backward_apply(y: &[f32], grad: &[f32], factors: [&[f32]; 4], out: &mut [f32]) {
+pub fn norm_backward_apply(y: &[f32], grad: &[f32], factors: [&[f32]; 4], relu: Option<Clipped<'_>>, out: &mut [f32]) {
     assert_eq!([y.len(), grad.len()], [out.len(); 2], "both inputs have the shape of the output");
     let [of_grad, of_y, origin, constant] = factors;
     assert_eq!([of_y.len(), origin.len()], [of_grad.len(); 2], "one factor per channel");
     let kernels = Kernels::new(Isa::detect());
     for_each_part(of_grad, constant, out, |start, out| {
         let part = start..start + out.len();
-        combine_part(kernels, &y[part.clone()], &grad[part], factors, out);
+        match relu {
+            None => combine_part(kernels, &y[part.clone()], &grad[part], factors, out),
+            Some(Clipped { scale, shift }) => {
+                combine_clipped_part(kernels, &y[part.clone()], &grad[part], factors, [scale, shift], out);
+            }
+        }
     });
 }
 
@@ -99,14 +121,22 @@ fn for_each_part(scale: &[f32], shift: &[f32], out: &mut [f32], work: impl Fn(us
 
 /// Per channel, the sums of `a - origin_a` and of `(a - origin_a) * (b - origin_b)`; the origins are `[channels]`.
 fn product_sums([a, b]: [&[f32]; 2], origins: [&[f32]; 2]) -> (Vec<f64>, Vec<f64>) {
-    let channels = origins[0].len();
+    range_sums([a, b], origins[0].len(), |kernels, a, b, sums| add_products(kernels, a, b, origins, sums))
+}
+
+/// Two sums per channel, `add`ed up over ranges of both maps.
+fn range_sums(
+    [a, b]: [&[f32]; 2],
+    channels: usize,
+    add: impl Fn(Kernels, &[f32], &[f32], &mut [f64]) + Sync,
+) -> (Vec<f64>, Vec<f64>) {
     assert_eq!(a.len(), b.len(), "both maps have one shape");
     assert!(channels > 0 && a.len().is_multiple_of(channels), "{} is a multiple of {channels} channels", a.len());
     let kernels = Kernels::new(Isa::detect());
     let range = (a.len() / channels).div_ceil(RANGES).next_multiple_of(BLOCK).max(BLOCK) * channels;
     let parts = a.par_chunks(range).zip(b.par_chunks(range)).map(|(a, b)| {
         let mut sums = vec![0.0; 2 * channels];
-        add_products(kernels, a, b, origins, &mut sums);
+        add(kernels, a, b, &mut sums);
         sums
     });
     let mut totals = vec![0.0; 2 * channels];
@@ -117,6 +147,12 @@ fn product_sums([a, b]: [&[f32]; 2], origins: [&[f32]; 2]) -> (Vec<f64>, Vec<f64
     }
     let products = totals.split_off(channels);
     (totals, products)
+}
+
+per_isa! {
+    /// Adds to `sums[0]` the sums of `grad` where the ReLU did not clip, to `sums[1]` those of its products with `y - mean`.
+    fn add_clipped_products(y: &[f32], grad: &[f32], mean: &[f32], affine: [&[f32]; 2], sums: &mut [f64]) =
+        add_clipped_products_body
 }
 
 per_isa! {
@@ -134,6 +170,68 @@ per_isa! {
 
 per_isa! {
     fn combine_part(y: &[f32], grad: &[f32], factors: [&[f32]; 4], out: &mut [f32]) = combine_part_body
+}
+
+per_isa! {
+    fn combine_clipped_part(
+        y: &[f32], grad: &[f32], factors: [&[f32]; 4], affine: [&[f32]; 2], out: &mut [f32],
+    ) = combine_clipped_part_body
+}
+
+/// `grad`, or 0 where `scale * y + shift` is not positive.
+#[inline(always)]
+fn unclipped<T: Target>(grad: f32, y: f32, scale: f32, shift: f32) -> f32 {
+    if T::mul_add(y, scale, shift) > 0.0 { grad } else { 0.0 }
+}
+
+#[inline(always)]
+fn add_clipped_products_body<T: Target>(
+    y: &[f32],
+    grad: &[f32],
+    mean: &[f32],
+    [scale, shift]: [&[f32]; 2],
+    sums: &mut [f64],
+) {
+    let channels = mean.len();
+    let mut block_sums = vec![0.0_f32; 2 * channels];
+    for (y, grad) in y.chunks(BLOCK * channels).zip(grad.chunks(BLOCK * channels)) {
+        block_sums.fill(0.0);
+        let (firsts, products) = block_sums.split_at_mut(channels);
+        for (y, grad) in y.chunks_exact(channels).zip(grad.chunks_exact(channels)) {
+            let values = y.iter().zip(grad).zip(mean).zip(scale.iter().zip(shift));
+            for ((((y, grad), mean), (scale, shift)), (first, product)) in
+                values.zip(firsts.iter_mut().zip(&mut *products))
+            {
+                let grad = unclipped::<T>(*grad, *y, *scale, *shift);
+                *first += grad;
+                *product = T::mul_add(grad, y - mean, *product);
+            }
+        }
+        for (sum, block) in sums.iter_mut().zip(&block_sums) {
+            *sum += f64::from(*block);
+        }
+    }
+}
+
+#[inline(always)]
+fn combine_clipped_part_body<T: Target>(
+    y: &[f32],
+    grad: &[f32],
+    [of_grad, of_y, origin, constant]: [&[f32]; 4],
+    [scale, shift]: [&[f32]; 2],
+    out: &mut [f32],
+) {
+    let channels = of_grad.len();
+    let pixels = y.chunks_exact(channels).zip(grad.chunks_exact(channels)).zip(out.chunks_exact_mut(channels));
+    for ((y, grad), out) in pixels {
+        let factors = of_grad.iter().zip(of_y).zip(origin).zip(constant).zip(scale.iter().zip(shift));
+        for (((y, grad), out), ((((of_grad, of_y), origin), constant), (scale, shift))) in
+            y.iter().zip(grad).zip(out).zip(factors)
+        {
+            let grad = unclipped::<T>(*grad, *y, *scale, *shift);
+            *out = T::mul_add(*of_grad, grad, T::mul_add(*of_y, *y - *origin, *constant));
+        }
+    }
 }
 
 #[inline(always)]

@@ -1,8 +1,8 @@
 //! Moments, affine passes and window means against `f64`.
 
 use cbn_kernels::{
-    ConvShape, affine, affine_in_place, channel_moments, mean_patch, mean_patch_reference, norm_backward_apply,
-    norm_backward_sums, row_dots,
+    Clipped, ConvShape, affine, affine_in_place, channel_moments, mean_patch, mean_patch_reference,
+    norm_backward_apply, norm_backward_sums, row_dots,
 };
 use proptest::prelude::*;
 
@@ -44,7 +44,7 @@ fn moments_and_backward_sums_are_those_of_f64() {
             assert!((f64::from(*var) - truth).abs() <= 4.0 * SUM_TOLERANCE * truth, "channel {c}: {var} {truth}");
         }
         let origin = values(channels, 3);
-        let (grads, products) = norm_backward_sums(&y, &grad, &origin);
+        let (grads, products) = norm_backward_sums(&y, &grad, &origin, None);
         assert_sums(&grads, &sums(len, channels, |i| wide(&grad, i)), 1.0);
         assert_sums(
             &products,
@@ -107,11 +107,33 @@ fn affine_passes_are_their_formulas() {
             assert!((out - if relu { truth.max(0.0) } else { truth }).abs() <= 2e-7);
         }
     }
-    norm_backward_apply(&y, &grad, [scale, shift, origin, constant], &mut out);
+    norm_backward_apply(&y, &grad, [scale, shift, origin, constant], None, &mut out);
     for (i, out) in out.iter().enumerate() {
         let c = i % channels;
         assert!((out - (scale[c] * grad[i] + shift[c] * (y[i] - origin[c]) + constant[c])).abs() <= 4e-7);
     }
+}
+
+/// A ReLU behind the norm: the passes see the gradient where its output is positive, and 0 elsewhere.
+#[test]
+fn clipped_gradients_are_those_of_the_masked_map() {
+    let channels = 21;
+    let (y, grad) = (values(channels * 777, 0), values(channels * 777, 5));
+    let factors = [1, 2, 3, 4].map(|seed| values(channels, seed));
+    let (scale, shift) = (values(channels, 6), values(channels, 7));
+    let mut forward = vec![0.0; y.len()];
+    affine(&y, &scale, &shift, true, &mut forward);
+    assert!(forward.contains(&0.0) && forward.iter().any(|out| *out > 0.0), "both cases occur");
+    let masked: Vec<f32> = grad.iter().zip(&forward).map(|(grad, out)| if *out > 0.0 { *grad } else { 0.0 }).collect();
+    let clipped = Some(Clipped { scale: &scale, shift: &shift });
+
+    let mean = &factors[0];
+    assert_eq!(norm_backward_sums(&y, &grad, mean, clipped), norm_backward_sums(&y, &masked, mean, None));
+    let factors = [&factors[0][..], &factors[1], &factors[2], &factors[3]];
+    let mut outs = [vec![0.0; y.len()], vec![0.0; y.len()]];
+    norm_backward_apply(&y, &grad, factors, clipped, &mut outs[0]);
+    norm_backward_apply(&y, &masked, factors, None, &mut outs[1]);
+    assert_eq!(outs[0], outs[1]);
 }
 
 #[test]

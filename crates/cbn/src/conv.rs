@@ -3,7 +3,8 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::{ConvGeometry, FeatureMap, ops};
+use crate::ops::{BlockTail, PackedWeightCache, conv_block};
+use crate::{Activation, ConvGeometry, FeatureMap};
 
 /// Configuration of [`Conv`].
 #[derive(Clone, Debug)]
@@ -56,6 +57,7 @@ impl ConvConfig {
             ),
             bias: Initializer::Zeros.init([out_channels], device),
             geometry: self.geometry,
+            packed: PackedWeightCache::default(),
         }
     }
 }
@@ -70,6 +72,9 @@ pub struct Conv {
     /// How the convolution walks.
     #[module(skip)]
     pub geometry: ConvGeometry,
+    /// The weight as the kernels of inference read it.
+    #[module(skip)]
+    pub packed: PackedWeightCache,
 }
 
 impl Conv {
@@ -79,12 +84,22 @@ impl Conv {
     ///
     /// `[B, H, W, C_in]` to `[B, H', W', C_out]`
     pub fn forward(&self, x: &FeatureMap) -> FeatureMap {
-        add_bias(ops::conv2d(x, &self.weight.val(), &self.geometry), &self.bias)
+        self.run(x, Activation::None)
     }
-}
 
-/// Adds a bias, `[C]`, to every pixel.
-pub(crate) fn add_bias(y: FeatureMap, bias: &Param<Tensor<1>>) -> FeatureMap {
-    let channels = y.channels();
-    FeatureMap::from_nhwc(y.into_nhwc() + bias.val().reshape([1, 1, 1, channels]))
+    /// `max(conv(x), 0)`.
+    ///
+    /// # Shapes
+    ///
+    /// `[B, H, W, C_in]` to `[B, H', W', C_out]`
+    pub fn forward_relu(&self, x: &FeatureMap) -> FeatureMap {
+        self.run(x, Activation::Relu)
+    }
+
+    fn run(&self, x: &FeatureMap, activation: Activation) -> FeatureMap {
+        let bias = self.bias.val();
+        let affine = [bias.ones_like().detach(), bias];
+        let tail = BlockTail { affine, residual: None, activation };
+        conv_block(x, &self.weight.val(), &self.geometry, tail, &self.packed)
+    }
 }

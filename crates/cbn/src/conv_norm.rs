@@ -3,18 +3,9 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use crate::conv::add_bias;
 use crate::norm::{ConvSite, Identity, Norm, NormConfig};
-use crate::{ConvGeometry, FeatureMap, ops};
-
-/// What follows a norm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// Nothing.
-    None,
-    /// `max(x, 0)`.
-    Relu,
-}
+use crate::ops::{self, PackedWeightCache};
+use crate::{Activation, ConvGeometry, FeatureMap};
 
 /// Configuration of [`ConvNorm`].
 #[derive(Clone, Debug)]
@@ -112,6 +103,7 @@ impl ConvNormConfig {
             norm,
             geometry: self.geometry,
             activation: self.activation,
+            packed: PackedWeightCache::default(),
         }
     }
 }
@@ -131,6 +123,9 @@ pub struct ConvNorm {
     /// What comes last.
     #[module(skip)]
     pub activation: Activation,
+    /// The weight as the kernels of inference read it.
+    #[module(skip)]
+    pub packed: PackedWeightCache,
 }
 
 impl ConvNorm {
@@ -144,16 +139,47 @@ impl ConvNorm {
     ///
     /// If the input does not have `C_in` channels.
     pub fn forward(&self, x: &FeatureMap) -> FeatureMap {
+        self.run(x, None)
+    }
+
+    /// `activation(norm(conv(x)) + residual)`: the end of a residual block.
+    ///
+    /// # Shapes
+    ///
+    /// `x`: `[B, H, W, C_in]`, `residual` and the result: `[B, H', W', C_out]`
+    ///
+    /// # Panics
+    ///
+    /// If the input does not have `C_in` channels, or the residual another shape than the result.
+    pub fn forward_add(&self, x: &FeatureMap, residual: &FeatureMap) -> FeatureMap {
+        self.run(x, Some(residual))
+    }
+
+    fn run(&self, x: &FeatureMap, residual: Option<&FeatureMap>) -> FeatureMap {
         let weight = self.weight.val();
-        let mut y = ops::conv2d(x, &weight, &self.geometry);
-        if let Some(bias) = &self.bias {
-            y = add_bias(y, bias);
+        if let Some(affine) = self.fixed_affine(&x.device()) {
+            let tail = ops::BlockTail { affine, residual, activation: self.activation };
+            return ops::conv_block(x, &weight, &self.geometry, tail, &self.packed);
         }
+        let y = ops::conv2d(x, &weight, &self.geometry);
         let site = ConvSite { input: x, weight: &weight, geometry: &self.geometry };
-        let y = self.norm.forward(y, &site);
-        match self.activation {
-            Activation::None => y,
-            Activation::Relu => y.relu(),
+        match residual {
+            None => self.norm.forward(y, &site, self.activation),
+            Some(residual) => {
+                let sum = self.norm.forward(y, &site, Activation::None).add(residual.clone());
+                if self.activation.is_relu() { sum.relu() } else { sum }
+            }
+        }
+    }
+
+    /// Scale and shift, if nothing else happens to the convolution's sums on this device: they then happen while those are in cache.
+    fn fixed_affine(&self, device: &Device) -> Option<[Tensor<1>; 2]> {
+        match &self.bias {
+            Some(bias) => {
+                let bias = bias.val();
+                Some([bias.ones_like().detach(), bias])
+            }
+            None => self.norm.fixed_affine(device),
         }
     }
 

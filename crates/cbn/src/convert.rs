@@ -5,6 +5,7 @@ use burn::nn::{BatchNorm, PaddingConfig2d};
 use thiserror::Error;
 
 use crate::norm::TrainedBatchNorm;
+use crate::ops::PackedWeightCache;
 use crate::{Activation, ConvGeometry, ConvNorm, FrozenNormConfig, NormConfig};
 
 /// Why a convolution and a batch norm do not convert.
@@ -99,6 +100,7 @@ impl ConvNorm {
             norm: config.init(weight_shape, conv.groups, &device),
             geometry,
             activation: Activation::None,
+            packed: PackedWeightCache::default(),
         };
         if block.norm.wants_bias() {
             let frozen = FrozenNormConfig { epsilon: norm.epsilon, ..FrozenNormConfig::default() };

@@ -1,5 +1,6 @@
 //! Cross-Iteration Batch Normalization and its peers as layers for Burn.
 
+mod activation;
 mod conv;
 mod conv_norm;
 mod convert;
@@ -8,8 +9,9 @@ mod geometry;
 pub mod norm;
 pub mod ops;
 
+pub use self::activation::Activation;
 pub use self::conv::{Conv, ConvConfig};
-pub use self::conv_norm::{Activation, ConvNorm, ConvNormConfig};
+pub use self::conv_norm::{ConvNorm, ConvNormConfig};
 pub use self::convert::ConvertError;
 pub use self::feature_map::FeatureMap;
 pub use self::geometry::ConvGeometry;

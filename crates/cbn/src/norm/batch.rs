@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::buffer::Buffer;
 use super::statistics::{Epsilon, Moments, Running, positions, unbiased_correction};
-use crate::FeatureMap;
 use crate::ops::normalize;
+use crate::{Activation, FeatureMap};
 
 /// Configuration of [`BatchNorm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,21 +62,27 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// Normalises: by the batch's statistics on a training device, else by the running ones.
+    /// Normalises, by the batch's statistics on a training device, else by the running ones; the activation follows.
     ///
     /// # Shapes
     ///
     /// `[B, H, W, C]` to the same.
-    pub fn forward(&self, y: FeatureMap) -> FeatureMap {
+    pub fn forward(&self, y: FeatureMap, activation: Activation) -> FeatureMap {
         let epsilon = Epsilon::inside(self.epsilon);
-        if !(y.device().is_autodiff() && self.training.is_enabled()) {
-            return normalize(y, self.gamma.val(), self.beta.val(), self.running().statistics(epsilon));
+        let affine = [self.gamma.val(), self.beta.val()];
+        if !self.has_batch_statistics(&y.device()) {
+            return normalize(y, affine, self.running().statistics(epsilon), activation);
         }
         let moments = Moments::of(&y);
         let unbiased = moments.var.clone() * unbiased_correction(positions(&y));
         self.running().observe(moments.mean.clone(), unbiased, self.momentum);
         let share = moments.mean.ones_like();
-        normalize(y, self.gamma.val(), self.beta.val(), moments.statistics(epsilon, share, 1.0))
+        normalize(y, affine, moments.statistics(epsilon, share, 1.0), activation)
+    }
+
+    /// Whether it normalises a map on this device by the map's own statistics.
+    pub(super) fn has_batch_statistics(&self, device: &Device) -> bool {
+        device.is_autodiff() && self.training.is_enabled()
     }
 
     fn running(&self) -> Running<'_> {

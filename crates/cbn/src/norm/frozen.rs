@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::buffer::Buffer;
 use super::statistics::{Epsilon, EpsilonPlace, Running};
-use crate::FeatureMap;
 use crate::ops::normalize;
+use crate::{Activation, FeatureMap};
 
 /// Configuration of [`FrozenNorm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,13 +58,13 @@ pub struct FrozenNorm {
 }
 
 impl FrozenNorm {
-    /// Normalises.
+    /// Normalises; the activation follows.
     ///
     /// # Shapes
     ///
     /// `[B, H, W, C]` to the same.
-    pub fn forward(&self, y: FeatureMap) -> FeatureMap {
-        normalize(y, self.gamma.val(), self.beta.val(), self.running().statistics(self.epsilon()))
+    pub fn forward(&self, y: FeatureMap, activation: Activation) -> FeatureMap {
+        normalize(y, [self.gamma.val(), self.beta.val()], self.running().statistics(self.epsilon()), activation)
     }
 
     fn running(&self) -> Running<'_> {

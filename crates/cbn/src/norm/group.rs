@@ -4,7 +4,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::FeatureMap;
+use crate::ops::group_normalize;
+use crate::{Activation, FeatureMap};
 
 /// Configuration of [`GroupNorm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,20 +59,12 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// Normalises; the same in training and inference.
+    /// Normalises, in training and inference alike; the activation follows.
     ///
     /// # Shapes
     ///
     /// `[B, H, W, C]` to the same.
-    pub fn forward(&self, y: FeatureMap) -> FeatureMap {
-        let [batch, height, width, channels] = y.dims();
-        let grouped = y.into_nhwc().reshape([batch, height * width, self.groups, channels / self.groups]);
-        let mean = grouped.clone().mean_dim(1).mean_dim(3);
-        let centred = grouped - mean;
-        let var = centred.clone().square().mean_dim(1).mean_dim(3);
-        let y_hat = (centred / (var + self.epsilon).sqrt()).reshape([batch, height, width, channels]);
-        FeatureMap::from_nhwc(
-            y_hat * self.gamma.val().reshape([1, 1, 1, channels]) + self.beta.val().reshape([1, 1, 1, channels]),
-        )
+    pub fn forward(&self, y: FeatureMap, activation: Activation) -> FeatureMap {
+        group_normalize(y, [self.gamma.val(), self.beta.val()], self.groups, self.epsilon, activation)
     }
 }

@@ -19,7 +19,7 @@ pub use self::frozen::{FrozenNorm, FrozenNormConfig};
 pub use self::group::{GroupNorm, GroupNormConfig};
 pub use self::statistics::EpsilonPlace;
 pub(crate) use self::transfer::TrainedBatchNorm;
-use crate::{ConvGeometry, FeatureMap};
+use crate::{Activation, ConvGeometry, FeatureMap};
 
 /// The convolution whose output is being normalised.
 pub struct ConvSite<'a> {
@@ -90,19 +90,30 @@ pub enum Norm {
 }
 
 impl Norm {
-    /// Normalises the output `y` of the convolution at `site`.
+    /// Normalises the output `y` of the convolution at `site`; the activation follows.
     ///
     /// # Shapes
     ///
     /// `[B, H, W, C]` to the same.
-    pub fn forward(&self, y: FeatureMap, site: &ConvSite<'_>) -> FeatureMap {
+    pub fn forward(&self, y: FeatureMap, site: &ConvSite<'_>, activation: Activation) -> FeatureMap {
         match self {
+            Self::Identity(_) if activation.is_relu() => y.relu(),
             Self::Identity(_) => y,
-            Self::Frozen(norm) => norm.forward(y),
-            Self::Batch(norm) | Self::Sync(norm) => norm.forward(y),
-            Self::Group(norm) => norm.forward(y),
-            Self::CrossIteration(norm) => norm.forward(y, site),
+            Self::Frozen(norm) => norm.forward(y, activation),
+            Self::Batch(norm) | Self::Sync(norm) => norm.forward(y, activation),
+            Self::Group(norm) => norm.forward(y, activation),
+            Self::CrossIteration(norm) => norm.forward(y, site, activation),
         }
+    }
+
+    /// Scale and shift, `[C]` each, differentiable in gamma and beta, if that is all that this norm does to a map on this device.
+    pub(crate) fn fixed_affine(&self, device: &Device) -> Option<[Tensor<1>; 2]> {
+        let has_batch_statistics = match self {
+            Self::Batch(norm) | Self::Sync(norm) => norm.has_batch_statistics(device),
+            Self::CrossIteration(norm) => norm.has_batch_statistics(device),
+            Self::Identity(_) | Self::Frozen(_) | Self::Group(_) => false,
+        };
+        if has_batch_statistics { None } else { self.inference_affine() }
     }
 
     /// Scale and shift, `[C]` each, if that is all that this norm does in inference.

@@ -1,14 +1,19 @@
 //! The gradients of the operations, over any backend that has them.
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, TensorMetadata};
+use burn::tensor::{Shape, Slice};
 
 use super::reference::dims4;
-use super::{KernelBackend, NormalizeGradients, PoolGeometry, Roi, RoiAlignConfig};
+use super::{
+    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry, Roi,
+    RoiAlignConfig, SharedCache,
+};
 use crate::ConvGeometry;
 
 #[derive(Debug)]
@@ -32,6 +37,96 @@ impl<B: KernelBackend> Backward<B, 2> for Conv2d {
     }
 }
 
+/// What a convolution block keeps for its gradients.
+#[derive(Clone, Debug)]
+struct BlockState<B: KernelBackend> {
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    affine: FloatTensor<B>,
+    out: FloatTensor<B>,
+    residual: Addend<B>,
+    geometry: ConvGeometry,
+    relu: bool,
+}
+
+impl<B: KernelBackend> BlockState<B> {
+    /// Gradients for x, weight, affine and, last, residual, where they are asked for.
+    fn register(self, grad: FloatTensor<B>, parents: [Option<NodeId>; 4], grads: &mut Gradients) {
+        let Self { x, weight, affine, out, residual, geometry, relu } = self;
+        let [x_node, weight_node, affine_node, residual_node] = parents;
+        let (x_shape, weight_shape) = (dims4::<B>(&x), dims4::<B>(&weight));
+        let gradients: BlockGradients<B> = B::channels_last_conv_block_backward(
+            x.clone(),
+            weight.clone(),
+            affine.clone(),
+            out,
+            grad,
+            residual,
+            geometry,
+            relu,
+        );
+        let sum = gradients.sum;
+        let scale = B::float_slice(affine, &[Slice::from(0..1), Slice::full()]);
+        let scale = B::float_reshape(scale, Shape::from([weight_shape[0], 1, 1, 1]));
+        if let Some(node) = affine_node {
+            grads.register::<B>(node, gradients.affine);
+        }
+        if let Some(node) = weight_node {
+            let of_weight = B::channels_last_conv2d_weight_backward(x, sum.clone(), weight_shape, geometry);
+            grads.register::<B>(node, B::float_mul(of_weight, scale.clone()));
+        }
+        if let Some(node) = x_node {
+            let weight = B::float_mul(weight, scale);
+            let of_x = B::channels_last_conv2d_x_backward(weight, sum.clone(), x_shape, geometry);
+            grads.register::<B>(node, of_x);
+        }
+        if let Some(node) = residual_node {
+            grads.register::<B>(node, sum);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ConvBlock;
+
+impl<B: KernelBackend> Backward<B, 3> for ConvBlock {
+    type State = BlockState<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let [x, weight, affine] = ops.parents.map(|node| node.map(|node| node.id));
+        ops.state.register(grad, [x, weight, affine, None], grads);
+    }
+}
+
+impl<B: KernelBackend> Backward<B, 4> for ConvBlock {
+    type State = BlockState<B>;
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        ops.state.register(grad, ops.parents.map(|node| node.map(|node| node.id)), grads);
+    }
+}
+
+#[derive(Debug)]
+struct GroupNorm;
+
+impl<B: KernelBackend> Backward<B, 3> for GroupNorm {
+    type State = ([FloatTensor<B>; 3], GroupNormOptions);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let ([x, gamma, beta], options) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        let GroupNormGradients { x, gamma, beta }: GroupNormGradients<B> =
+            B::channels_last_group_norm_backward(x, gamma, beta, grad, options);
+        for (node, grad) in ops.parents.into_iter().zip([x, gamma, beta]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, grad);
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct RowDots;
 
@@ -51,13 +146,13 @@ impl<B: KernelBackend> Backward<B, 1> for RowDots {
 struct Normalize;
 
 impl<B: KernelBackend> Backward<B, 4> for Normalize {
-    type State = [FloatTensor<B>; 4];
+    type State = ([FloatTensor<B>; 5], bool);
 
     fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let [y, gamma, moments, factors] = ops.state;
+        let ([y, gamma, beta, moments, factors], relu) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         let NormalizeGradients { y, gamma, beta, moments }: NormalizeGradients<B> =
-            B::channels_last_normalize_backward(y, gamma, moments, factors, grad);
+            B::channels_last_normalize_backward(y, gamma, beta, moments, factors, grad, relu);
         for (node, grad) in ops.parents.into_iter().zip([y, gamma, beta, moments]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, grad);
@@ -129,6 +224,51 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         }
     }
 
+    fn channels_last_conv_block(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        affine: FloatTensor<Self>,
+        residual: Addend<Self>,
+        geometry: ConvGeometry,
+        relu: bool,
+        _packed: SharedCache,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node(), affine.node()];
+        let [x, weight, affine] = [x, weight, affine].map(|x| x.into_primitive());
+        let (residual, residual_node) = match residual {
+            Addend::Nothing => (Addend::Nothing, None),
+            Addend::Map(map) => {
+                let node = map.node();
+                (Addend::Map(map.into_primitive()), Some(node))
+            }
+        };
+        // A weight that trains changes at every step: nothing to keep.
+        let out = B::channels_last_conv_block(
+            x.clone(),
+            weight.clone(),
+            affine.clone(),
+            residual.clone(),
+            geometry,
+            relu,
+            SharedCache::default(),
+        );
+        let state = BlockState::<B> { x, weight, affine, out: out.clone(), residual, geometry, relu };
+        let [x_node, weight_node, affine_node] = nodes;
+        match residual_node {
+            None => match ConvBlock.prepare::<C>([x_node, weight_node, affine_node]).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => prep.finish(state, out),
+                OpsKind::UnTracked(prep) => prep.finish(out),
+            },
+            Some(node) => {
+                let nodes = [x_node, weight_node, affine_node, node];
+                match ConvBlock.prepare::<C>(nodes).compute_bound().stateful() {
+                    OpsKind::Tracked(prep) => prep.finish(state, out),
+                    OpsKind::UnTracked(prep) => prep.finish(out),
+                }
+            }
+        }
+    }
+
     fn channels_last_row_dots(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [b.node()];
         let b_shape = b.shape().dims();
@@ -146,13 +286,30 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         beta: FloatTensor<Self>,
         moments: FloatTensor<Self>,
         factors: FloatTensor<Self>,
+        relu: bool,
     ) -> FloatTensor<Self> {
         let nodes = [y.node(), gamma.node(), beta.node(), moments.node()];
-        let beta = beta.into_primitive();
-        let [y, gamma, moments, factors] = [y, gamma, moments, factors].map(|x| x.into_primitive());
-        let out = B::channels_last_normalize(y.clone(), gamma.clone(), beta, moments.clone(), factors.clone());
+        let [y, gamma, beta, moments, factors] = [y, gamma, beta, moments, factors].map(|x| x.into_primitive());
+        let state = [y.clone(), gamma.clone(), beta.clone(), moments.clone(), factors.clone()];
+        let out = B::channels_last_normalize(y, gamma, beta, moments, factors, relu);
         match Normalize.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish([y, gamma, moments, factors], out),
+            OpsKind::Tracked(prep) => prep.finish((state, relu), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn channels_last_group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        options: GroupNormOptions,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), gamma.node(), beta.node()];
+        let [x, gamma, beta] = [x, gamma, beta].map(|x| x.into_primitive());
+        let state = [x.clone(), gamma.clone(), beta.clone()];
+        let out = B::channels_last_group_norm(x, gamma, beta, options);
+        match GroupNorm.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((state, options), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }

@@ -4,10 +4,13 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Bytes, DType, Shape};
-use cbn_kernels::{Epilogue, MapShape, MaxPool};
+use cbn_kernels::{Clipped, ConvShape, Epilogue, GroupNorm, GroupShape, MapShape, MaxPool};
 
 use super::reference::{dims2, dims4, map_shape};
-use super::{KernelBackend, NormalizeGradients, PoolGeometry, Roi, RoiAlignConfig};
+use super::{
+    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry, Roi,
+    RoiAlignConfig, SharedCache,
+};
 use crate::ConvGeometry;
 
 impl KernelBackend for Flex {
@@ -16,7 +19,64 @@ impl KernelBackend for Flex {
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
         let mut y = vec![0.0; shape.output_len()];
         cbn_kernels::conv2d_forward(&shape, floats(&x), floats(&weight), &Epilogue::default(), &mut y);
-        tensor(y, [shape.batch, shape.out_height(), shape.out_width(), shape.out_channels])
+        tensor(y, output_dims(&shape))
+    }
+
+    fn channels_last_conv_block(
+        x: FlexTensor,
+        weight: FlexTensor,
+        affine: FlexTensor,
+        residual: Addend<Flex>,
+        geometry: ConvGeometry,
+        relu: bool,
+        packed: SharedCache,
+    ) -> FlexTensor {
+        let shape = geometry.shape(dims4::<Flex>(&x), dims4::<Flex>(&weight));
+        let [x, weight, affine] = [x, weight, affine].map(|x| x.to_contiguous());
+        let residual = contiguous(residual);
+        let [scale, shift] = split_rows(&affine);
+        let residual = residual.as_ref().map(floats);
+        let epilogue = Epilogue { scale: Some(scale), shift: Some(shift), residual, relu };
+        let mut y = vec![0.0; shape.output_len()];
+        match packed.get(&weight, shape.weight_shape()) {
+            Some(packed) => cbn_kernels::conv2d_forward_packed(&shape, floats(&x), &packed, &epilogue, &mut y),
+            None => cbn_kernels::conv2d_forward(&shape, floats(&x), floats(&weight), &epilogue, &mut y),
+        }
+        tensor(y, output_dims(&shape))
+    }
+
+    fn channels_last_conv_block_backward(
+        x: FlexTensor,
+        weight: FlexTensor,
+        affine: FlexTensor,
+        out: FlexTensor,
+        grad: FlexTensor,
+        residual: Addend<Flex>,
+        geometry: ConvGeometry,
+        relu: bool,
+    ) -> BlockGradients<Flex> {
+        let channels = dims4::<Flex>(&out)[3];
+        let [affine, out, grad] = [affine, out, grad].map(|x| x.to_contiguous());
+        let residual = contiguous(residual);
+        let residual = residual.as_ref().map(floats);
+        let (sum, sums) = if relu {
+            let mut masked = vec![0.0; floats(&out).len()];
+            let sums = cbn_kernels::relu_block_gradient(floats(&out), residual, floats(&grad), channels, &mut masked);
+            (tensor(masked, dims4::<Flex>(&out)), sums)
+        } else {
+            let sums = cbn_kernels::linear_block_gradient(floats(&out), residual, floats(&grad), channels);
+            (grad, sums)
+        };
+        let [scale, shift] = split_rows(&affine);
+        let mut of_affine = if scale.contains(&0.0) {
+            // The result says nothing of the convolution there, so it is computed again.
+            let y = Self::channels_last_conv2d(x, weight, geometry);
+            cbn_kernels::norm_backward_sums(floats(&y), floats(&sum), &vec![0.0; channels], None).1
+        } else {
+            sums.scale(scale, shift)
+        };
+        of_affine.extend(sums.shift());
+        BlockGradients { sum, affine: tensor(of_affine, [2, channels]) }
     }
 
     fn channels_last_conv2d_x_backward(
@@ -72,16 +132,13 @@ impl KernelBackend for Flex {
         beta: FlexTensor,
         moments: FlexTensor,
         factors: FlexTensor,
+        relu: bool,
     ) -> FlexTensor {
         let dims = dims4::<Flex>(&y);
         let [y, gamma, beta, moments, factors] = [y, gamma, beta, moments, factors].map(|x| x.to_contiguous());
-        let [mean, _] = split_rows(&moments);
-        let [inv_std, _, _] = split_rows(&factors);
-        let scale: Vec<f32> = floats(&gamma).iter().zip(inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
-        let shift: Vec<f32> =
-            floats(&beta).iter().zip(mean).zip(&scale).map(|((beta, mean), scale)| beta - mean * scale).collect();
+        let [scale, shift] = scale_and_shift(&gamma, &beta, &moments, &factors);
         let mut out = vec![0.0; floats(&y).len()];
-        cbn_kernels::affine(floats(&y), &scale, &shift, false, &mut out);
+        cbn_kernels::affine(floats(&y), &scale, &shift, relu, &mut out);
         tensor(out, dims)
     }
 
@@ -89,42 +146,78 @@ impl KernelBackend for Flex {
     fn channels_last_normalize_backward(
         y: FlexTensor,
         gamma: FlexTensor,
+        beta: FlexTensor,
         moments: FlexTensor,
         factors: FlexTensor,
         grad: FlexTensor,
+        relu: bool,
     ) -> NormalizeGradients<Flex> {
         let dims = dims4::<Flex>(&y);
         let channels = dims[3];
-        let [y, gamma, moments, factors, grad] = [y, gamma, moments, factors, grad].map(|x| x.to_contiguous());
+        let tensors = [y, gamma, beta, moments, factors, grad];
+        let [y, gamma, beta, moments, factors, grad] = tensors.map(|x| x.to_contiguous());
+        let [scale, shift] = scale_and_shift(&gamma, &beta, &moments, &factors);
+        let clipped = relu.then_some(Clipped { scale: &scale, shift: &shift });
         let [mean, _] = split_rows(&moments);
         let [inv_std, slope, share] = split_rows(&factors);
         let gamma = floats(&gamma);
         let positions = (dims[0] * dims[1] * dims[2]) as f32;
-        let (sum, weighted) = cbn_kernels::norm_backward_sums(floats(&y), floats(&grad), mean);
+        let (sum, weighted) = cbn_kernels::norm_backward_sums(floats(&y), floats(&grad), mean, clipped);
 
-        let mut passes = [(); 3].map(|()| vec![0.0; channels]);
+        let mut passes = [(); 2].map(|()| vec![0.0; channels]);
         let mut grad_gamma = vec![0.0; channels];
         let mut grad_moments = vec![0.0; 2 * channels];
         for c in 0..channels {
-            let scale = gamma[c] * inv_std[c];
-            let grad_mean = -scale * sum[c];
+            let grad_mean = -scale[c] * sum[c];
             let grad_var = gamma[c] * weighted[c] * slope[c];
             let share = share[c] / positions;
             grad_gamma[c] = inv_std[c] * weighted[c];
             grad_moments[c] = grad_mean;
             grad_moments[channels + c] = grad_var;
-            passes[0][c] = scale;
-            passes[1][c] = 2.0 * share * grad_var;
-            passes[2][c] = share * grad_mean;
+            passes[0][c] = 2.0 * share * grad_var;
+            passes[1][c] = share * grad_mean;
         }
         let mut grad_y = vec![0.0; floats(&y).len()];
-        let [of_grad, of_y, constant] = &passes;
-        cbn_kernels::norm_backward_apply(floats(&y), floats(&grad), [of_grad, of_y, mean, constant], &mut grad_y);
+        let [of_y, constant] = &passes;
+        let factors: [&[f32]; 4] = [&scale, of_y, mean, constant];
+        cbn_kernels::norm_backward_apply(floats(&y), floats(&grad), factors, clipped, &mut grad_y);
         NormalizeGradients {
             y: tensor(grad_y, dims),
             gamma: tensor(grad_gamma, [channels]),
             beta: tensor(sum, [channels]),
             moments: tensor(grad_moments, [2, channels]),
+        }
+    }
+
+    fn channels_last_group_norm(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        options: GroupNormOptions,
+    ) -> FlexTensor {
+        let dims = dims4::<Flex>(&x);
+        let [x, gamma, beta] = [x, gamma, beta].map(|x| x.to_contiguous());
+        let mut y = vec![0.0; floats(&x).len()];
+        with_group_norm(&x, &gamma, &beta, options, |norm| norm.forward(floats(&x), &mut y));
+        tensor(y, dims)
+    }
+
+    fn channels_last_group_norm_backward(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        grad: FlexTensor,
+        options: GroupNormOptions,
+    ) -> GroupNormGradients<Flex> {
+        let dims = dims4::<Flex>(&x);
+        let [x, gamma, beta, grad] = [x, gamma, beta, grad].map(|x| x.to_contiguous());
+        let mut grad_x = vec![0.0; floats(&x).len()];
+        let (of_gamma, of_beta) =
+            with_group_norm(&x, &gamma, &beta, options, |norm| norm.backward(floats(&x), floats(&grad), &mut grad_x));
+        GroupNormGradients {
+            x: tensor(grad_x, dims),
+            gamma: tensor(of_gamma, [dims[3]]),
+            beta: tensor(of_beta, [dims[3]]),
         }
     }
 
@@ -202,6 +295,42 @@ fn max_pool(pool: PoolGeometry) -> MaxPool {
 
 fn map_dims(map: &MapShape) -> [usize; 4] {
     [map.batch, map.height, map.width, map.channels]
+}
+
+/// `gamma * inv_std` and `beta - mean * gamma * inv_std`.
+fn scale_and_shift(gamma: &FlexTensor, beta: &FlexTensor, moments: &FlexTensor, factors: &FlexTensor) -> [Vec<f32>; 2] {
+    let [mean, _] = split_rows(moments);
+    let [inv_std, _, _] = split_rows(factors);
+    let scale: Vec<f32> = floats(gamma).iter().zip(inv_std).map(|(gamma, inv_std)| gamma * inv_std).collect();
+    let shift = floats(beta).iter().zip(mean).zip(&scale).map(|((beta, mean), scale)| beta - mean * scale).collect();
+    [scale, shift]
+}
+
+/// The group norm of `x`, moments computed.
+fn with_group_norm<R>(
+    x: &FlexTensor,
+    gamma: &FlexTensor,
+    beta: &FlexTensor,
+    options: GroupNormOptions,
+    work: impl FnOnce(&GroupNorm<'_>) -> R,
+) -> R {
+    let [batch, height, width, channels] = dims4::<Flex>(x);
+    let shape = GroupShape { batch, pixels: height * width, channels, groups: options.groups };
+    let (mean, var) = cbn_kernels::group_moments(floats(x), &shape);
+    let inv_std: Vec<f32> = var.iter().map(|var| (1.0 / (f64::from(*var) + options.epsilon).sqrt()) as f32).collect();
+    let (gamma, beta) = (floats(gamma), floats(beta));
+    work(&GroupNorm { shape, mean: &mean, inv_std: &inv_std, gamma, beta, relu: options.relu })
+}
+
+fn contiguous(addend: Addend<Flex>) -> Option<FlexTensor> {
+    match addend {
+        Addend::Nothing => None,
+        Addend::Map(map) => Some(map.to_contiguous()),
+    }
+}
+
+fn output_dims(shape: &ConvShape) -> [usize; 4] {
+    [shape.batch, shape.out_height(), shape.out_width(), shape.out_channels]
 }
 
 /// The values of a contiguous tensor.

@@ -9,6 +9,7 @@ mod conv;
 mod flex;
 mod maps;
 mod normalize;
+mod packed;
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -18,9 +19,10 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{ExtensionType, backend_extension};
 pub use cbn_kernels::{Roi, RoiAlign as RoiAlignConfig};
 
-pub use self::conv::{conv2d, conv2d_weight_gradient, mean_patch};
+pub use self::conv::{BlockTail, conv_block, conv2d, conv2d_weight_gradient, mean_patch};
 pub use self::maps::{max_pool2d, roi_align, upsample_add};
-pub use self::normalize::{ChannelStatistics, channel_moments, normalize, row_dots};
+pub use self::normalize::{ChannelStatistics, channel_moments, group_normalize, normalize, row_dots};
+pub use self::packed::{PackedWeightCache, SharedCache};
 use crate::ConvGeometry;
 
 /// Max-pooling of square windows.
@@ -47,8 +49,49 @@ pub struct NormalizeGradients<B: Backend> {
     pub moments: FloatTensor<B>,
 }
 
+/// A map to add, or none.
+#[derive(Clone, Debug, ExtensionType)]
+pub enum Addend<B: Backend> {
+    /// None.
+    Nothing,
+    /// `[B, H', W', C_out]`.
+    Map(FloatTensor<B>),
+}
+
+/// The gradients of a convolution block down to its convolution, see [`conv_block`].
+#[derive(Clone, Debug, ExtensionType)]
+pub struct BlockGradients<B: Backend> {
+    /// With respect to the sum under the ReLU, `[B, H', W', C_out]`.
+    pub sum: FloatTensor<B>,
+    /// With respect to scale and shift, `[2, C_out]`.
+    pub affine: FloatTensor<B>,
+}
+
+/// The gradients of group norm.
+#[derive(Clone, Debug, ExtensionType)]
+pub struct GroupNormGradients<B: Backend> {
+    /// With respect to the map, `[B, H, W, C]`.
+    pub x: FloatTensor<B>,
+    /// With respect to gamma, `[C]`.
+    pub gamma: FloatTensor<B>,
+    /// With respect to beta, `[C]`.
+    pub beta: FloatTensor<B>,
+}
+
+/// The numbers of a group norm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupNormOptions {
+    /// Channels are split into so many groups.
+    pub groups: usize,
+    /// Added to the biased variance.
+    pub epsilon: f64,
+    /// Whether negative results become zero.
+    pub relu: bool,
+}
+
 /// What a backend must offer for this crate's layers. All maps are `[B, H, W, C]`, all weights `[C_out, C_in / groups, kh, kw]`.
 #[backend_extension(Flex, Autodiff, Cube: cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm")))]
+#[allow(clippy::too_many_arguments, reason = "an operation takes tensor by tensor what a layer knows")]
 pub trait KernelBackend: Backend {
     /// Convolution without bias.
     fn channels_last_conv2d(
@@ -59,7 +102,36 @@ pub trait KernelBackend: Backend {
         reference::conv2d::<Self>(x, weight, geometry)
     }
 
-    /// Its gradient with respect to an input of shape `x_shape`.
+    /// `relu(scale * conv(x) + shift + residual)`, the ReLU if `relu`; `affine` is scale and shift, `[2, C_out]`.
+    fn channels_last_conv_block(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        affine: FloatTensor<Self>,
+        #[extension_type] residual: Addend<Self>,
+        geometry: ConvGeometry,
+        relu: bool,
+        packed: SharedCache,
+    ) -> FloatTensor<Self> {
+        let _ = packed;
+        reference::conv_block::<Self>(x, weight, affine, residual, geometry, relu)
+    }
+
+    /// Its gradients down to the convolution, from its result `out` and the gradient of that.
+    fn channels_last_conv_block_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        affine: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        #[extension_type] residual: Addend<Self>,
+        geometry: ConvGeometry,
+        relu: bool,
+    ) -> BlockGradients<Self> {
+        let _ = residual;
+        reference::conv_block_backward::<Self>([x, weight, affine, out, grad], geometry, relu)
+    }
+
+    /// The gradient of the convolution with respect to an input of shape `x_shape`.
     fn channels_last_conv2d_x_backward(
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
@@ -103,26 +175,50 @@ pub trait KernelBackend: Backend {
         reference::row_dots_backward::<Self>(a, grad, b_shape)
     }
 
-    /// `gamma * (y - mean) * inv_std + beta`; `moments` is `[2, C]`, `factors` `[3, C]`, see [`ChannelStatistics`].
+    /// `gamma * (y - mean) * inv_std + beta`, then a ReLU if `relu`; `moments` is `[2, C]`, `factors` `[3, C]`, see [`ChannelStatistics`].
     fn channels_last_normalize(
         y: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         moments: FloatTensor<Self>,
         factors: FloatTensor<Self>,
+        relu: bool,
     ) -> FloatTensor<Self> {
-        reference::normalize::<Self>(y, gamma, beta, moments, factors)
+        reference::normalize::<Self>([y, gamma, beta, moments, factors], relu)
     }
 
     /// Its gradients.
     fn channels_last_normalize_backward(
         y: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
         moments: FloatTensor<Self>,
         factors: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        relu: bool,
     ) -> NormalizeGradients<Self> {
-        reference::normalize_backward::<Self>(y, gamma, moments, factors, grad)
+        reference::normalize_backward::<Self>([y, gamma, beta, moments, factors], grad, relu)
+    }
+
+    /// Group norm over each image and group of channels, then a ReLU if asked for.
+    fn channels_last_group_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        options: GroupNormOptions,
+    ) -> FloatTensor<Self> {
+        reference::group_norm::<Self>(x, gamma, beta, options)
+    }
+
+    /// Its gradients.
+    fn channels_last_group_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: GroupNormOptions,
+    ) -> GroupNormGradients<Self> {
+        reference::group_norm_backward::<Self>([x, gamma, beta], grad, options)
     }
 
     /// Max-pooling.

@@ -1,10 +1,10 @@
-//! Channel moments, and the normalisation that every norm of this crate but group norm ends in.
+//! Moments and normalisation.
 
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
-use super::KernelBackend;
-use crate::FeatureMap;
+use super::{GroupNormOptions, KernelBackend};
+use crate::{Activation, FeatureMap};
 
 /// What a map is normalised with, per channel, `[C]` each.
 ///
@@ -50,13 +50,18 @@ pub fn row_dots(a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::channels_last_row_dots(a.into_dispatch(), b.into_dispatch()))
 }
 
-/// `gamma * (y - mean) * inv_std + beta`, differentiable in y, gamma and beta, in y through its share of the statistics too, and in
+/// `activation(gamma * (y - mean) * inv_std + beta)`, differentiable in y, gamma and beta, in y through its share of the statistics too, and in
 /// the mean and the variance, see [`ChannelStatistics`].
 ///
 /// # Shapes
 ///
 /// `y`: `[B, H, W, C]`, `gamma` and `beta`: `[C]`.
-pub fn normalize(y: FeatureMap, gamma: Tensor<1>, beta: Tensor<1>, statistics: ChannelStatistics) -> FeatureMap {
+pub fn normalize(
+    y: FeatureMap,
+    [gamma, beta]: [Tensor<1>; 2],
+    statistics: ChannelStatistics,
+    activation: Activation,
+) -> FeatureMap {
     let is_training = y.device().is_autodiff();
     let lift = |x: Tensor<1>| if is_training && !x.device().is_autodiff() { Tensor::from_inner(x) } else { x };
     let ChannelStatistics { mean, var, inv_std, slope, share } = statistics;
@@ -69,6 +74,25 @@ pub fn normalize(y: FeatureMap, gamma: Tensor<1>, beta: Tensor<1>, statistics: C
         beta.into_dispatch(),
         moments.into_dispatch(),
         factors.into_dispatch(),
+        activation.is_relu(),
     );
     FeatureMap::from_nhwc(Tensor::from_dispatch(out))
+}
+
+/// `activation(gamma * (x - mean) / sqrt(var + eps) + beta)` with the moments of each image and group of channels, differentiable in
+/// x, gamma and beta.
+///
+/// # Shapes
+///
+/// `x`: `[B, H, W, C]`, `gamma` and `beta`: `[C]`; the groups divide C.
+pub fn group_normalize(
+    x: FeatureMap,
+    [gamma, beta]: [Tensor<1>; 2],
+    groups: usize,
+    epsilon: f64,
+    activation: Activation,
+) -> FeatureMap {
+    let options = GroupNormOptions { groups, epsilon, relu: activation.is_relu() };
+    let (x, gamma, beta) = (x.into_nhwc().into_dispatch(), gamma.into_dispatch(), beta.into_dispatch());
+    FeatureMap::from_nhwc(Tensor::from_dispatch(Dispatch::channels_last_group_norm(x, gamma, beta, options)))
 }

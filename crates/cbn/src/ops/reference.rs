@@ -6,7 +6,9 @@ use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{FloatDType, IntDType, Shape, Slice, TensorData};
 use cbn_kernels::MapShape;
 
-use super::{NormalizeGradients, PoolGeometry, Roi, RoiAlignConfig};
+use super::{
+    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, NormalizeGradients, PoolGeometry, Roi, RoiAlignConfig,
+};
 use crate::ConvGeometry;
 
 const TO_NCHW: [usize; 4] = [0, 3, 1, 2];
@@ -30,6 +32,46 @@ fn zeros<B: Backend>(shape: [usize; 4], device: &Device<B>) -> FloatTensor<B> {
 
 pub(super) fn conv2d<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, geometry: ConvGeometry) -> FloatTensor<B> {
     nhwc::<B>(B::conv2d(nchw::<B>(x), weight, None, options(geometry)))
+}
+
+/// `[K]` or a row of a table as a factor of `[B, H, W, K]`.
+fn per_channel<B: Backend>(values: FloatTensor<B>) -> FloatTensor<B> {
+    let channels = values.shape().num_elements();
+    B::float_reshape(values, Shape::from([1, 1, 1, channels]))
+}
+
+fn relu_if<B: Backend>(relu: bool, x: FloatTensor<B>) -> FloatTensor<B> {
+    if relu { B::relu(x) } else { x }
+}
+
+pub(super) fn conv_block<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    affine: FloatTensor<B>,
+    residual: Addend<B>,
+    geometry: ConvGeometry,
+    relu: bool,
+) -> FloatTensor<B> {
+    let [scale, shift] = split_rows::<B, 2>(affine).map(per_channel::<B>);
+    let sum = B::float_add(B::float_mul(conv2d::<B>(x, weight, geometry), scale), shift);
+    let sum = match residual {
+        Addend::Nothing => sum,
+        Addend::Map(residual) => B::float_add(sum, residual),
+    };
+    relu_if::<B>(relu, sum)
+}
+
+/// From x, weight, affine, out and the gradient of out.
+pub(super) fn conv_block_backward<B: Backend>(
+    [x, weight, affine, out, grad]: [FloatTensor<B>; 5],
+    geometry: ConvGeometry,
+    relu: bool,
+) -> BlockGradients<B> {
+    let sum = if relu { B::relu_backward(out, grad) } else { grad };
+    let product = rows::<B>(B::float_mul(sum.clone(), conv2d::<B>(x, weight, geometry)));
+    let of_affine = [product, rows::<B>(sum.clone())].map(|terms| B::float_sum_dim(terms, 0));
+    let affine = B::float_reshape(B::float_cat(of_affine.to_vec(), 0), affine.shape());
+    BlockGradients { sum, affine }
 }
 
 pub(super) fn conv2d_x_backward<B: Backend>(
@@ -90,19 +132,18 @@ pub(super) fn row_dots_backward<B: Backend>(
     B::float_reshape(B::float_mul(a, grad), Shape::from([rows, len]))
 }
 
+/// Of y, gamma, beta, moments and factors.
 pub(super) fn normalize<B: Backend>(
-    y: FloatTensor<B>,
-    gamma: FloatTensor<B>,
-    beta: FloatTensor<B>,
-    moments: FloatTensor<B>,
-    factors: FloatTensor<B>,
+    [y, gamma, beta, moments, factors]: [FloatTensor<B>; 5],
+    relu: bool,
 ) -> FloatTensor<B> {
     let [mean, _] = split_rows::<B, 2>(moments);
     let [inv_std, _, _] = split_rows::<B, 3>(factors);
     let scale = B::float_mul(row::<B>(gamma), inv_std);
     let shape = y.shape();
     let centred = B::float_sub(rows::<B>(y), mean);
-    B::float_reshape(B::float_add(B::float_mul(centred, scale), row::<B>(beta)), shape)
+    let out = B::float_reshape(B::float_add(B::float_mul(centred, scale), row::<B>(beta)), shape);
+    relu_if::<B>(relu, out)
 }
 
 /// See docs/cbn.md: with `S = sum g` and `T = sum g * (y - mean)` of a channel,
@@ -112,13 +153,19 @@ pub(super) fn normalize<B: Backend>(
 /// dL/dvar   = gamma * T * slope       dL/dmean  = -gamma * inv_std * S
 /// dL/dy     = gamma * inv_std * g + share / M * (dL/dmean + 2 * (y - mean) * dL/dvar)
 /// ```
+///
+/// where g is the gradient under the ReLU, if there is one.
 pub(super) fn normalize_backward<B: Backend>(
-    y: FloatTensor<B>,
-    gamma: FloatTensor<B>,
-    moments: FloatTensor<B>,
-    factors: FloatTensor<B>,
+    [y, gamma, beta, moments, factors]: [FloatTensor<B>; 5],
     grad: FloatTensor<B>,
+    relu: bool,
 ) -> NormalizeGradients<B> {
+    let grad = if relu {
+        let out = normalize::<B>([y.clone(), gamma.clone(), beta, moments.clone(), factors.clone()], relu);
+        B::relu_backward(out, grad)
+    } else {
+        grad
+    };
     let [mean, _] = split_rows::<B, 2>(moments);
     let [inv_std, slope, share] = split_rows::<B, 3>(factors);
     let shape = y.shape();
@@ -143,6 +190,67 @@ pub(super) fn normalize_backward<B: Backend>(
         gamma: B::float_reshape(B::float_mul(weighted, inv_std), channels.clone()),
         beta: B::float_reshape(sum, channels),
         moments: B::float_cat(vec![grad_mean, grad_var], 0),
+    }
+}
+
+/// `[B, H, W, C]` as `[B, H * W, G, C / G]`.
+fn grouped<B: Backend>(x: FloatTensor<B>, groups: usize) -> FloatTensor<B> {
+    let [batch, height, width, channels] = dims4::<B>(&x);
+    B::float_reshape(x, Shape::from([batch, height * width, groups, channels / groups]))
+}
+
+/// The mean over the values of each image and group, `[B, 1, G, 1]`.
+fn group_mean<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_mean_dim(B::float_mean_dim(x, 1), 3)
+}
+
+/// `(x - mean) / std` and `1 / std`, both grouped.
+fn group_normalized<B: Backend>(x: FloatTensor<B>, options: GroupNormOptions) -> [FloatTensor<B>; 2] {
+    let x = grouped::<B>(x, options.groups);
+    let centred = B::float_sub(x.clone(), group_mean::<B>(x));
+    let var = group_mean::<B>(B::float_mul(centred.clone(), centred.clone()));
+    let inv_std = B::float_recip(B::float_sqrt(B::float_add_scalar(var, (options.epsilon as f32).into())));
+    [B::float_mul(centred, inv_std.clone()), inv_std]
+}
+
+pub(super) fn group_norm<B: Backend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
+    options: GroupNormOptions,
+) -> FloatTensor<B> {
+    let shape = x.shape();
+    let [normalized, _] = group_normalized::<B>(x, options);
+    let normalized = B::float_reshape(normalized, shape);
+    let out = B::float_add(B::float_mul(normalized, per_channel::<B>(gamma)), per_channel::<B>(beta));
+    relu_if::<B>(options.relu, out)
+}
+
+/// With `h = gamma * g` and means over an image's group, `dL/dx = (h - mean h - x_hat * mean(h * x_hat)) / std`.
+pub(super) fn group_norm_backward<B: Backend>(
+    [x, gamma, beta]: [FloatTensor<B>; 3],
+    grad: FloatTensor<B>,
+    options: GroupNormOptions,
+) -> GroupNormGradients<B> {
+    let grad = if options.relu {
+        let out = group_norm::<B>(x.clone(), gamma.clone(), beta, options);
+        B::relu_backward(out, grad)
+    } else {
+        grad
+    };
+    let (shape, channels) = (x.shape(), gamma.shape());
+    let [normalized, inv_std] = group_normalized::<B>(x, options);
+    let flat = rows::<B>(B::float_reshape(normalized.clone(), shape.clone()));
+    let of_beta = B::float_sum_dim(rows::<B>(grad.clone()), 0);
+    let of_gamma = B::float_sum_dim(B::float_mul(rows::<B>(grad.clone()), flat), 0);
+    let scaled = grouped::<B>(B::float_mul(grad, per_channel::<B>(gamma)), options.groups);
+    let along = group_mean::<B>(B::float_mul(scaled.clone(), normalized.clone()));
+    let centred = B::float_sub(scaled.clone(), group_mean::<B>(scaled));
+    let of_x = B::float_mul(B::float_sub(centred, B::float_mul(normalized, along)), inv_std);
+    GroupNormGradients {
+        x: B::float_reshape(of_x, shape),
+        gamma: B::float_reshape(of_gamma, channels.clone()),
+        beta: B::float_reshape(of_beta, channels),
     }
 }
 

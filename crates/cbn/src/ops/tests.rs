@@ -4,7 +4,7 @@ use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Shape};
 
-use super::{KernelBackend, PoolGeometry, reference};
+use super::{Addend, GroupNormOptions, KernelBackend, PackedWeightCache, PoolGeometry, SharedCache, reference};
 use crate::ConvGeometry;
 
 /// Values in [-1, 1), a different series for every seed.
@@ -72,23 +72,118 @@ fn moments_and_normalisation_match_the_reference() {
     assert_close(Flex::channels_last_moments(y.clone()), reference::moments::<Flex>(y.clone()), "moments");
     let (gamma, beta) = (values(3, [9]), values(4, [9]));
     let (moments, factors) = (values(5, [2, 9]), values(6, [3, 9]));
-    assert_close(
-        Flex::channels_last_normalize(y.clone(), gamma.clone(), beta.clone(), moments.clone(), factors.clone()),
-        reference::normalize::<Flex>(y.clone(), gamma.clone(), beta, moments.clone(), factors.clone()),
-        "normalised",
-    );
-    let ours = Flex::channels_last_normalize_backward(
-        y.clone(),
-        gamma.clone(),
-        moments.clone(),
-        factors.clone(),
-        grad.clone(),
-    );
-    let expected = reference::normalize_backward::<Flex>(y, gamma, moments, factors, grad);
-    assert_close(ours.y, expected.y, "gradient of y");
-    assert_close(ours.gamma, expected.gamma, "gradient of gamma");
-    assert_close(ours.beta, expected.beta, "gradient of beta");
-    assert_close(ours.moments, expected.moments, "gradient of the moments");
+    let tensors = [y.clone(), gamma.clone(), beta.clone(), moments.clone(), factors.clone()];
+    for relu in [false, true] {
+        let [y, gamma, beta, moments, factors] = tensors.clone();
+        assert_close(
+            Flex::channels_last_normalize(y, gamma, beta, moments, factors, relu),
+            reference::normalize::<Flex>(tensors.clone(), relu),
+            "normalised",
+        );
+        let [y, gamma, beta, moments, factors] = tensors.clone();
+        let ours = Flex::channels_last_normalize_backward(y, gamma, beta, moments, factors, grad.clone(), relu);
+        let expected = reference::normalize_backward::<Flex>(tensors.clone(), grad.clone(), relu);
+        assert_close(ours.y, expected.y, "gradient of y");
+        assert_close(ours.gamma, expected.gamma, "gradient of gamma");
+        assert_close(ours.beta, expected.beta, "gradient of beta");
+        assert_close(ours.moments, expected.moments, "gradient of the moments");
+    }
+}
+
+#[test]
+fn group_norms_match_the_reference() {
+    let (x, grad) = (values(1, [2, 7, 5, 12]), values(2, [2, 7, 5, 12]));
+    let (gamma, beta) = (values(3, [12]), values(4, [12]));
+    for (groups, relu) in [(1, false), (3, true), (12, false)] {
+        let options = GroupNormOptions { groups, epsilon: 1e-3, relu };
+        let what = format!("{options:?}");
+        assert_close(
+            Flex::channels_last_group_norm(x.clone(), gamma.clone(), beta.clone(), options),
+            reference::group_norm::<Flex>(x.clone(), gamma.clone(), beta.clone(), options),
+            &what,
+        );
+        let ours =
+            Flex::channels_last_group_norm_backward(x.clone(), gamma.clone(), beta.clone(), grad.clone(), options);
+        let expected =
+            reference::group_norm_backward::<Flex>([x.clone(), gamma.clone(), beta.clone()], grad.clone(), options);
+        assert_close(ours.x, expected.x, &format!("gradient of x, {what}"));
+        assert_close(ours.gamma, expected.gamma, &format!("gradient of gamma, {what}"));
+        assert_close(ours.beta, expected.beta, &format!("gradient of beta, {what}"));
+    }
+}
+
+/// With and without a residual, a ReLU and a scale of 0, of which the block's result tells nothing.
+#[test]
+fn convolution_blocks_match_the_reference() {
+    for (kernel, geometry) in GEOMETRIES {
+        let (x, weight) = (values(1, [2, 13, 11, 6]), values(2, [10, 6 / geometry.groups, kernel[0], kernel[1]]));
+        let dims = reference::dims4::<Flex>(&Flex::channels_last_conv2d(x.clone(), weight.clone(), geometry));
+        for (relu, has_residual, has_zero) in [(true, true, false), (true, false, true), (false, true, true)] {
+            let what = format!("{kernel:?} {geometry:?}, {relu} {has_residual} {has_zero}");
+            let affine = values(3, [2, 10]);
+            let mut scales = affine.as_slice::<f32>().expect("contiguous f32").to_vec();
+            if has_zero {
+                scales[4] = 0.0;
+            }
+            let affine = FlexTensor::new(Bytes::from_elems(scales), affine.layout().clone(), DType::F32);
+            let residual = if has_residual { Addend::Map(values(4, dims)) } else { Addend::Nothing };
+            let block =
+                |run: fn(FlexTensor, FlexTensor, FlexTensor, Addend<Flex>, ConvGeometry, bool) -> FlexTensor| {
+                    run(x.clone(), weight.clone(), affine.clone(), residual.clone(), geometry, relu)
+                };
+            let expected = block(reference::conv_block::<Flex>);
+            let out = block(|x, weight, affine, residual, geometry, relu| {
+                let cache = PackedWeightCache::default();
+                let run = |cache| {
+                    let tensors = (x.clone(), weight.clone(), affine.clone(), residual.clone());
+                    Flex::channels_last_conv_block(tensors.0, tensors.1, tensors.2, tensors.3, geometry, relu, cache)
+                };
+                let outs = [SharedCache::default(), cache.share(), cache.share()].map(run);
+                let [plain, packed, again] = outs.map(|out| out.as_slice::<f32>().expect("contiguous f32").to_vec());
+                assert!(plain == packed && packed == again, "packing changes no bit");
+                run(cache.share())
+            });
+            assert_close(out.clone(), expected, &what);
+            let grad = values(5, dims);
+            let ours = Flex::channels_last_conv_block_backward(
+                x.clone(),
+                weight.clone(),
+                affine.clone(),
+                out.clone(),
+                grad.clone(),
+                residual,
+                geometry,
+                relu,
+            );
+            let tensors = [x.clone(), weight.clone(), affine, out, grad];
+            let expected = reference::conv_block_backward::<Flex>(tensors, geometry, relu);
+            assert_close(ours.sum, expected.sum, &format!("gradient under the ReLU of {what}"));
+            assert_close(ours.affine, expected.affine, &format!("gradient of scale and shift of {what}"));
+        }
+    }
+}
+
+/// A layer whose weight was replaced must not answer with the old one.
+#[test]
+fn a_packed_weight_belongs_to_one_tensor() {
+    let cache = PackedWeightCache::default();
+    let geometry = ConvGeometry::default();
+    let (x, affine) = (values(1, [1, 4, 4, 3]), values(3, [2, 5]));
+    for seed in [2, 3] {
+        let weight = values(seed, [5, 3, 1, 1]);
+        let out = Flex::channels_last_conv_block(
+            x.clone(),
+            weight.clone(),
+            affine.clone(),
+            Addend::Nothing,
+            geometry,
+            false,
+            cache.share(),
+        );
+        let expected =
+            reference::conv_block::<Flex>(x.clone(), weight, affine.clone(), Addend::Nothing, geometry, false);
+        assert_close(out, expected, "the weight of this call");
+    }
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl ResNet {
 /// `relu(convs(x) + shortcut(x))`: two 3x3 convolutions (basic block), or 1x1, 3x3, 1x1 (bottleneck).
 #[derive(Module, Debug)]
 pub struct ResidualBlock {
-    /// The last one has no ReLU of its own.
+    /// The ReLU of the last one follows the sum.
     pub convs: Vec<ConvNorm>,
     /// 1x1 convolution where resolution or channels change, else the identity.
     pub shortcut: Option<ConvNorm>,
@@ -117,12 +117,10 @@ pub struct ResidualBlock {
 
 impl ResidualBlock {
     fn forward(&self, x: FeatureMap) -> FeatureMap {
-        let mut y = x.clone();
-        for conv in &self.convs {
-            y = conv.forward(&y);
-        }
         let shortcut = self.shortcut.as_ref().map_or_else(|| x.clone(), |conv| conv.forward(&x));
-        y.add(shortcut).relu()
+        let (last, convs) = self.convs.split_last().expect("a block has two or three convolutions");
+        let y = convs.iter().fold(x, |y, conv| conv.forward(&y));
+        last.forward_add(&y, &shortcut)
     }
 }
 
@@ -148,13 +146,13 @@ impl BlockShape {
         let convs = if self.expansion == 1 {
             vec![
                 conv([self.in_channels, inner], 3, self.stride, Activation::Relu),
-                conv([inner, self.out_channels], 3, 1, Activation::None),
+                conv([inner, self.out_channels], 3, 1, Activation::Relu),
             ]
         } else {
             vec![
                 conv([self.in_channels, inner], 1, 1, Activation::Relu),
                 conv([inner, inner], 3, self.stride, Activation::Relu),
-                conv([inner, self.out_channels], 1, 1, Activation::None),
+                conv([inner, self.out_channels], 1, 1, Activation::Relu),
             ]
         };
         let changes = self.stride != 1 || self.in_channels != self.out_channels;

@@ -66,7 +66,7 @@ impl RpnHead {
     }
 
     fn forward_level(&self, level: &FeatureMap) -> (FeatureMap, FeatureMap) {
-        let x = self.conv.forward(level).relu();
+        let x = self.conv.forward_relu(level);
         (self.objectness.forward(&x), self.deltas.forward(&x))
     }
 }

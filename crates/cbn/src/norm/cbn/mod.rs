@@ -6,7 +6,7 @@ mod history;
 mod sampling;
 
 use burn::module::{Flag, Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 pub use self::config::{
     CbnConfig, Compensation, HistoryGradient, HistoryStorage, RunningStatistics, Validity, VarianceEstimate, Weighting,
@@ -18,8 +18,8 @@ use self::history::{Observation, Window};
 use super::ConvSite;
 use super::buffer::{Buffer, Counter};
 use super::statistics::{Epsilon, Moments, Running, positions, unbiased_correction};
-use crate::FeatureMap;
 use crate::ops::normalize;
+use crate::{Activation, FeatureMap};
 
 /// Batch norm whose statistics span the last iterations, each corrected for the change of the weight since
 /// ([Yao et al., CVPR 2021](https://arxiv.org/abs/2002.05712)).
@@ -57,15 +57,15 @@ pub struct CrossIterationBatchNorm {
 }
 
 impl CrossIterationBatchNorm {
-    /// Normalises: by the window's statistics on a training device, else by the running ones.
+    /// Normalises, by the window's statistics on a training device, else by the running ones; the activation follows.
     ///
     /// # Shapes
     ///
     /// `[B, H, W, C]` to the same.
-    pub fn forward(&self, y: FeatureMap, site: &ConvSite<'_>) -> FeatureMap {
-        let [gamma, beta] = self.affine();
-        if !(y.device().is_autodiff() && self.training.is_enabled()) {
-            return normalize(y, gamma, beta, self.running().statistics(self.epsilon()));
+    pub fn forward(&self, y: FeatureMap, site: &ConvSite<'_>, activation: Activation) -> FeatureMap {
+        let affine = self.affine();
+        if !self.has_batch_statistics(&y.device()) {
+            return normalize(y, affine, self.running().statistics(self.epsilon()), activation);
         }
         let iteration = self.iteration.increment();
         let open = self.config.open_window(iteration);
@@ -83,7 +83,7 @@ impl CrossIterationBatchNorm {
             VarianceEstimate::Unbiased if open == 0 => unbiased_correction(observation.positions),
             _ => 1.0,
         };
-        normalize(y, gamma, beta, window.moments.statistics(self.epsilon(), window.share, correction))
+        normalize(y, affine, window.moments.statistics(self.epsilon(), window.share, correction), activation)
     }
 
     fn observe(&self, observation: &Observation, window: &Window) {
@@ -107,6 +107,11 @@ impl CrossIterationBatchNorm {
             (Some(gamma), Some(beta)) => [gamma.val(), beta.val()],
             _ => [self.running_mean.value().ones_like(), self.running_mean.value().zeros_like()],
         }
+    }
+
+    /// Whether it normalises a map on this device by the window's statistics.
+    pub(super) fn has_batch_statistics(&self, device: &Device) -> bool {
+        device.is_autodiff() && self.training.is_enabled()
     }
 
     fn running(&self) -> Running<'_> {
