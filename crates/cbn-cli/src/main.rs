@@ -22,6 +22,18 @@ use cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // As large as the main thread's.
+    const STACK_BYTES: usize = 8 << 20;
+    if let Err(error) = rayon::ThreadPoolBuilder::new().stack_size(STACK_BYTES).build_global() {
+        eprintln!("cbn: cannot start the threads of the kernels: {error}");
+        return ExitCode::FAILURE;
+    }
+    // On a thread of the pool, a kernel begins at once; from another it is handed over, and waking up again takes longer than
+    // a small kernel does.
+    rayon::scope(|_| run())
+}
+
+fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => commands::demo::run(&args),
         Command::Train(args) => commands::train::run(&args),

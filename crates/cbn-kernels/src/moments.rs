@@ -116,7 +116,11 @@ fn for_each_part(scale: &[f32], shift: &[f32], out: &mut [f32], work: impl Fn(us
     }
     assert!(channels > 0 && out.len().is_multiple_of(channels), "{} is a multiple of {channels} channels", out.len());
     let part = (PART / channels).max(1) * channels;
-    out.par_chunks_mut(part).enumerate().for_each(|(i, out)| work(i * part, out));
+    if out.len() <= part {
+        work(0, out);
+    } else {
+        out.par_chunks_mut(part).enumerate().for_each(|(i, out)| work(i * part, out));
+    }
 }
 
 /// Per channel, the sums of `a - origin_a` and of `(a - origin_a) * (b - origin_b)`; the origins are `[channels]`.
@@ -134,15 +138,20 @@ fn range_sums(
     assert!(channels > 0 && a.len().is_multiple_of(channels), "{} is a multiple of {channels} channels", a.len());
     let kernels = Kernels::new(Isa::detect());
     let range = (a.len() / channels).div_ceil(RANGES).next_multiple_of(BLOCK).max(BLOCK) * channels;
-    let parts = a.par_chunks(range).zip(b.par_chunks(range)).map(|(a, b)| {
-        let mut sums = vec![0.0; 2 * channels];
-        add(kernels, a, b, &mut sums);
-        sums
-    });
     let mut totals = vec![0.0; 2 * channels];
-    for part in parts.collect::<Vec<Vec<f64>>>() {
-        for (total, sum) in totals.iter_mut().zip(part) {
-            *total += sum;
+    if a.len() <= range {
+        // Small maps are many in small networks: waking a thread would cost more than the sums.
+        add(kernels, a, b, &mut totals);
+    } else {
+        let parts = a.par_chunks(range).zip(b.par_chunks(range)).map(|(a, b)| {
+            let mut sums = vec![0.0; 2 * channels];
+            add(kernels, a, b, &mut sums);
+            sums
+        });
+        for part in parts.collect::<Vec<Vec<f64>>>() {
+            for (total, sum) in totals.iter_mut().zip(part) {
+                *total += sum;
+            }
         }
     }
     let products = totals.split_off(channels);
