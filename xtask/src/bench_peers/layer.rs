@@ -1,0 +1,32 @@
+//! A training step of one convolution and its norm.
+
+use super::server::alternate;
+use super::setup::Setup;
+use super::table::{Row, Table};
+
+/// Batch, C, H, W of a 3x3 convolution that keeps the shape.
+const SHAPES: [[usize; 4]; 3] = [[2, 256, 100, 168], [1024, 256, 7, 7], [256, 256, 14, 14]];
+
+/// What the servers call a norm, and what the table does.
+const NORMS: [(&str, &str); 3] = [("bn", "conv + BN"), ("gn", "conv + GN"), ("cbn", "conv + CBN, window 4")];
+
+/// One table per shape. The norms are timed in turn, because they are compared with each other too.
+pub fn measure(setup: &Setup) -> Result<Vec<Table>, String> {
+    let mut servers = setup.serve_all("bench_layer", "layer.py")?;
+    let mut tables = Vec::new();
+    for shape in SHAPES {
+        let sizes = shape.map(|size| size.to_string());
+        let requests = NORMS.map(|(norm, _)| format!("{norm} {}", sizes.join(" ")));
+        let answers = alternate(&mut servers, &requests, setup.repetitions)?;
+        let rows: Vec<Row> =
+            NORMS.iter().zip(&answers).map(|((_, what), answers)| Row::of_best(*what, &servers, answers)).collect();
+        let batch_norm = rows[0].clone();
+        let mut table = Table::new(format!("Training step of a layer, {}, 3x3", sizes.join(" x ")), "ms", rows);
+        for row in &table.rows[2..] {
+            let (ours, peer) = (row.ours / batch_norm.ours, row.peer / batch_norm.peer);
+            table.notes.push(format!("{}: {ours:.2} times conv + BN here, {peer:.2} times in PyTorch.", row.what));
+        }
+        tables.push(table.with_sum());
+    }
+    Ok(tables)
+}
