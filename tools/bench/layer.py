@@ -83,4 +83,4 @@ def case(request):
     return step
 
 
-server.serve(lambda request: (server.shortest(case(request)), ""))
+server.serve(lambda request: (server.shorter(case(request)), ""))

@@ -29,7 +29,7 @@ fn main() -> std::io::Result<()> {
             _ => case.insert(Case::new(sizes)),
         };
         let is_forward = request.starts_with("forward");
-        (server::shortest(|| if is_forward { case.forward() } else { case.backward() }), String::new())
+        (server::shorter(|| if is_forward { case.forward() } else { case.backward() }), String::new())
     })
 }
 

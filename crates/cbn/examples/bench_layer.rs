@@ -18,7 +18,7 @@ fn main() -> std::io::Result<()> {
     let mut layers = HashMap::new();
     server::serve(move |request| {
         let layer = layers.entry(request.to_owned()).or_insert_with(|| Layer::of(request));
-        (server::shortest(|| layer.step()), String::new())
+        (server::shorter(|| layer.step()), String::new())
     })
 }
 

@@ -1,5 +1,6 @@
 //! The convolutions of a detector.
 
+use super::Report;
 use super::server::alternate;
 use super::setup::Setup;
 use super::table::{Row, Table};
@@ -24,7 +25,7 @@ const SHAPES: [(&str, [usize; 7]); 14] = [
 ];
 
 /// Forward, then backward: the gradients of input and weight.
-pub fn measure(setup: &Setup) -> Result<Vec<Table>, String> {
+pub fn measure(setup: &Setup, report: &mut Report) -> Result<(), String> {
     const DIRECTIONS: [&str; 2] = ["forward", "backward"];
     let mut servers = setup.serve_all("bench_conv", "conv.py")?;
     let mut rows = [Vec::new(), Vec::new()];
@@ -36,6 +37,8 @@ pub fn measure(setup: &Setup) -> Result<Vec<Table>, String> {
             rows.push(Row::of_best(name, &servers, answers));
         }
     }
-    let table = |(direction, rows)| Table::new(format!("Convolutions, {direction}"), "ms", rows).with_sum();
-    Ok(DIRECTIONS.into_iter().zip(rows).map(table).collect())
+    for (direction, rows) in DIRECTIONS.into_iter().zip(rows) {
+        report.add(&Table::new(format!("Convolutions, {direction}"), "ms", rows).with_sum());
+    }
+    Ok(())
 }

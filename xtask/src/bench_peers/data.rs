@@ -1,11 +1,12 @@
 //! What surrounds the network: evaluation and reading images.
 
+use super::Report;
 use super::server::{Program, alternate};
 use super::setup::Setup;
 use super::table::{Row, Table};
 
 /// Annotations and results read, matched, summed up.
-pub fn measure_eval(setup: &Setup) -> Result<Vec<Table>, String> {
+pub fn measure_eval(setup: &Setup, report: &mut Report) -> Result<(), String> {
     let prepared = setup.prepared()?;
     let with_files = |program: Program| {
         let results = ["bbox", "segm"].map(|kind| prepared.join(format!("detections_{kind}.json")));
@@ -22,11 +23,12 @@ pub fn measure_eval(setup: &Setup) -> Result<Vec<Table>, String> {
         row.remark += &format!("; AP {} and {}", answers[0].note, answers[1].note);
         row
     });
-    Ok(vec![Table::new("COCO evaluation", "ms", rows.collect()).with_sum()])
+    report.add(&Table::new("COCO evaluation", "ms", rows.collect()).with_sum());
+    Ok(())
 }
 
 /// From files to normalised, padded batches of two.
-pub fn measure_data(setup: &Setup) -> Result<Vec<Table>, String> {
+pub fn measure_data(setup: &Setup, report: &mut Report) -> Result<(), String> {
     let prepared = setup.prepared()?;
     let with_files = |program: Program| program.arg(prepared.join("load.json")).arg(setup.data.join("images"));
     let mut servers = [
@@ -45,5 +47,6 @@ pub fn measure_data(setup: &Setup) -> Result<Vec<Table>, String> {
     let mut table = Table::new("Decode, resize, normalise, batch", "ms", rows.collect());
     let best = table.rows.iter().min_by(|a, b| a.peer.total_cmp(&b.peer)).expect("there is a peer");
     table.totals.push(Row { what: "best peer".into(), remark: best.what.clone(), ..best.clone() });
-    Ok(vec![table])
+    report.add(&table);
+    Ok(())
 }

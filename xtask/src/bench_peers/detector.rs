@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use super::Report;
 use super::server::{Program, alternate};
 use super::setup::Setup;
 use super::table::{Row, Table, median};
 
 /// One row per image.
-pub fn measure_detect(setup: &Setup) -> Result<Vec<Table>, String> {
+pub fn measure_detect(setup: &Setup, report: &mut Report) -> Result<(), String> {
     let prepared = setup.prepared()?;
     let mut images = images(&prepared)?;
     images.truncate(setup.num_images);
@@ -27,11 +28,12 @@ pub fn measure_detect(setup: &Setup) -> Result<Vec<Table>, String> {
         let sum: f64 = answers.iter().map(|answers| answers[i].milliseconds).sum();
         table.notes.push(format!("- {}: {sum:.0} ms, peak {:.0} MiB", server.label, server.peak_mib()?));
     }
-    Ok(vec![table])
+    report.add(&table);
+    Ok(())
 }
 
 /// Each variant of the peer by itself: five trainings at once would not fit into memory.
-pub fn measure_train(setup: &Setup) -> Result<Vec<Table>, String> {
+pub fn measure_train(setup: &Setup, report: &mut Report) -> Result<(), String> {
     let prepared = setup.prepared()?;
     let with_files = |program: Program| {
         program.arg(prepared.join("weights.pth")).arg(prepared.join("train.json")).arg(setup.data.join("images"))
@@ -59,11 +61,13 @@ pub fn measure_train(setup: &Setup) -> Result<Vec<Table>, String> {
     table.totals.push(best_peer(&table.rows));
     let mut memory = Table::new("Peak memory of training", "MiB", memory);
     memory.notes.push(format!("Against the leanest peer: {:.2}.", best_peer(&memory.rows).ratio()));
-    Ok(vec![table, memory])
+    report.add(&table);
+    report.add(&memory);
+    Ok(())
 }
 
 /// Fresh processes: interpreter, libraries, weights, first image.
-pub fn measure_start(setup: &Setup) -> Result<Vec<Table>, String> {
+pub fn measure_start(setup: &Setup, report: &mut Report) -> Result<(), String> {
     let prepared = setup.prepared()?;
     let image = images(&prepared)?.swap_remove(0);
     let mut programs = detectors(setup, &prepared);
@@ -88,7 +92,9 @@ pub fn measure_start(setup: &Setup) -> Result<Vec<Table>, String> {
     };
     let mut times = table("Process start to first detections", "ms", 0);
     times.totals.push(best_peer(&times.rows));
-    Ok(vec![times, table("Peak memory of one detection", "MiB", 1)])
+    report.add(&times);
+    report.add(&table("Peak memory of one detection", "MiB", 1));
+    Ok(())
 }
 
 /// Ours first.

@@ -1,5 +1,6 @@
 //! A training step of one convolution and its norm.
 
+use super::Report;
 use super::server::alternate;
 use super::setup::Setup;
 use super::table::{Row, Table};
@@ -11,9 +12,8 @@ const SHAPES: [[usize; 4]; 3] = [[2, 256, 100, 168], [1024, 256, 7, 7], [256, 25
 const NORMS: [(&str, &str); 3] = [("bn", "conv + BN"), ("gn", "conv + GN"), ("cbn", "conv + CBN, window 4")];
 
 /// One table per shape. The norms are timed in turn, because they are compared with each other too.
-pub fn measure(setup: &Setup) -> Result<Vec<Table>, String> {
+pub fn measure(setup: &Setup, report: &mut Report) -> Result<(), String> {
     let mut servers = setup.serve_all("bench_layer", "layer.py")?;
-    let mut tables = Vec::new();
     for shape in SHAPES {
         let sizes = shape.map(|size| size.to_string());
         let requests = NORMS.map(|(norm, _)| format!("{norm} {}", sizes.join(" ")));
@@ -26,7 +26,7 @@ pub fn measure(setup: &Setup) -> Result<Vec<Table>, String> {
             let (ours, peer) = (row.ours / batch_norm.ours, row.peer / batch_norm.peer);
             table.notes.push(format!("{}: {ours:.2} times conv + BN here, {peer:.2} times in PyTorch.", row.what));
         }
-        tables.push(table.with_sum());
+        report.add(&table.with_sum());
     }
-    Ok(tables)
+    Ok(())
 }

@@ -37,21 +37,43 @@ pub fn run(arguments: Vec<String>) -> ExitCode {
     }
 }
 
-/// Prints each table as soon as it is there; whether every total reaches the ratio that is asked for.
+/// Whether every total reaches the ratio that is asked for.
 fn measure(options: &Options) -> Result<bool, String> {
     let setup = Setup::make(options)?;
-    let mut is_fast = true;
+    let mut report = Report { check_ratio: options.check_ratio, is_fast: true };
     for &kind in &options.tables {
-        for table in measure_table(kind, &setup)? {
-            println!("{}", table.markdown());
-            println!("{}", load());
-            for (name, ratio) in table.below(options.check_ratio) {
-                println!("{name}: {ratio:.2} is below {}", options.check_ratio);
-                is_fast = false;
-            }
+        measure_table(kind, &setup, &mut report)?;
+    }
+    Ok(report.is_fast)
+}
+
+fn measure_table(kind: TableKind, setup: &Setup, report: &mut Report) -> Result<(), String> {
+    match kind {
+        TableKind::Conv => conv::measure(setup, report),
+        TableKind::Layer => layer::measure(setup, report),
+        TableKind::Detect => detector::measure_detect(setup, report),
+        TableKind::Train => detector::measure_train(setup, report),
+        TableKind::Eval => data::measure_eval(setup, report),
+        TableKind::Data => data::measure_data(setup, report),
+        TableKind::Start => detector::measure_start(setup, report),
+    }
+}
+
+/// Where finished tables go.
+struct Report {
+    check_ratio: f64,
+    is_fast: bool,
+}
+
+impl Report {
+    /// Prints and checks a table.
+    fn add(&mut self, table: &Table) {
+        println!("{}\n{}", table.markdown(), load());
+        for (name, ratio) in table.below(self.check_ratio) {
+            println!("{name}: {ratio:.2} is below {}", self.check_ratio);
+            self.is_fast = false;
         }
     }
-    Ok(is_fast)
 }
 
 /// What else the machine was doing, as far as Linux tells.
@@ -60,16 +82,4 @@ fn load() -> String {
     let processors = thread::available_parallelism().map_or(0, NonZero::get);
     let minute = load.split(' ').next().filter(|minute| !minute.is_empty()).unwrap_or("unknown");
     format!("Load of the last minute: {minute} on {processors} processors; above --threads others computed too.\n")
-}
-
-fn measure_table(kind: TableKind, setup: &Setup) -> Result<Vec<Table>, String> {
-    match kind {
-        TableKind::Conv => conv::measure(setup),
-        TableKind::Layer => layer::measure(setup),
-        TableKind::Detect => detector::measure_detect(setup),
-        TableKind::Train => detector::measure_train(setup),
-        TableKind::Eval => data::measure_eval(setup),
-        TableKind::Data => data::measure_data(setup),
-        TableKind::Start => detector::measure_start(setup),
-    }
 }
