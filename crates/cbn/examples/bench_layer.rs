@@ -52,10 +52,12 @@ impl Layer {
 }
 
 fn norm(request: &str) -> NormConfig {
+    let window = CbnConfig { window: 4, ..CbnConfig::default() };
     match request.split(' ').next() {
         Some("bn") => NormConfig::Batch(BatchNormConfig::default()),
         Some("gn") => NormConfig::Group(GroupNormConfig::new(32)),
-        Some("cbn") => NormConfig::CrossIteration(CbnConfig { window: 4, ..CbnConfig::default() }),
+        Some("cbn") => NormConfig::CrossIteration(window),
+        Some("cbn-sampled") => NormConfig::CrossIteration(CbnConfig { derivative_sampling: 4, ..window }),
         _ => panic!("{request}: no such norm"),
     }
 }

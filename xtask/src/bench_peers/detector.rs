@@ -18,15 +18,11 @@ pub fn measure_detect(setup: &Setup, report: &mut Report) -> Result<(), String> 
         servers.push(program.serve()?);
     }
     let answers = alternate(&mut servers, &images, setup.repetitions)?;
-    let rows = images.iter().zip(&answers).map(|(image, answers)| {
-        let mut row = Row::of_best(file_name(image), &servers, answers);
-        row.remark += &format!("; {} and {} detections", answers[0].note, answers[1].note);
-        row
-    });
-    let mut table = Table::new("Mask R-CNN R-50-FPN, one image at a time", "ms", rows.collect()).with_sum();
+    let rows = images.iter().zip(&answers).map(|(image, answers)| Row::of_best(file_name(image), &servers, answers));
+    let mut table = Table::new("Mask R-CNN R-50-FPN, one image at a time; detections", "ms", rows.collect()).with_sum();
     for (i, server) in servers.iter().enumerate() {
         let sum: f64 = answers.iter().map(|answers| answers[i].milliseconds).sum();
-        table.notes.push(format!("- {}: {sum:.0} ms, peak {:.0} MiB", server.label, server.peak_mib()?));
+        table.notes.push(format!("{}: {sum:.0} ms, peak {:.0} MiB", server.label, server.peak_mib()?));
     }
     report.add(&table);
     Ok(())

@@ -8,8 +8,13 @@ use super::table::{Row, Table};
 /// Batch, C, H, W of a 3x3 convolution that keeps the shape.
 const SHAPES: [[usize; 4]; 3] = [[2, 256, 100, 168], [1024, 256, 7, 7], [256, 256, 14, 14]];
 
-/// What the servers call a norm, and what the table does.
-const NORMS: [(&str, &str); 3] = [("bn", "conv + BN"), ("gn", "conv + GN"), ("cbn", "conv + CBN, window 4")];
+/// What the servers call a norm, and what the table does. The peer has no sampling: both rows show its one CBN.
+const NORMS: [(&str, &str); 4] = [
+    ("bn", "conv + BN"),
+    ("gn", "conv + GN"),
+    ("cbn", "conv + CBN, window 4"),
+    ("cbn-sampled", "conv + CBN, window 4, derivative_sampling 4"),
+];
 
 /// One table per shape. The norms are timed in turn, because they are compared with each other too.
 pub fn measure(setup: &Setup, report: &mut Report) -> Result<(), String> {

@@ -8,7 +8,7 @@ pub struct Row {
     pub what: String,
     pub ours: f64,
     pub peer: f64,
-    /// Which peer this was, or what either side told.
+    /// Which peer this was, and what ours and it told.
     pub remark: String,
 }
 
@@ -19,7 +19,11 @@ impl Row {
         let peers = answers.iter().zip(servers).skip(1);
         let best = peers.min_by(|(a, _), (b, _)| a.milliseconds.total_cmp(&b.milliseconds));
         let (best, server) = best.expect("there is a peer");
-        Self { what: what.into(), ours, peer: best.milliseconds, remark: server.label.clone() }
+        let mut remark = server.label.clone();
+        if !best.note.is_empty() {
+            remark += &format!("; {} and {}", answers[0].note, best.note);
+        }
+        Self { what: what.into(), ours, peer: best.milliseconds, remark }
     }
 
     pub fn ratio(&self) -> f64 {
@@ -61,8 +65,8 @@ impl Table {
             let Row { what, ours, peer, remark } = row;
             text += &format!("| {bold}{what}{bold} | {ours:.1} | {peer:.1} | {:.2} | {remark} |\n", row.ratio());
         }
-        for note in &self.notes {
-            text += &format!("\n{note}\n");
+        if !self.notes.is_empty() {
+            text += &format!("\n- {}\n", self.notes.join("\n- "));
         }
         text
     }
