@@ -97,7 +97,7 @@ pub fn measure_start(setup: &Setup, report: &mut Report) -> Result<(), String> {
 fn detectors(setup: &Setup, prepared: &Path) -> Vec<Program> {
     let weights = prepared.join("weights.pth");
     let mut programs = vec![setup.example("bench_detect").arg(&weights)];
-    programs.extend(setup.variants("detect.py").map(|variant| variant.arg(&weights)));
+    programs.extend(setup.variants("detect.py").into_iter().map(|variant| variant.arg(&weights)));
     let onnx = prepared.join("model.onnx");
     if onnx.is_file() {
         programs.push(setup.script("ONNX Runtime", "detect_onnx.py").arg(onnx));

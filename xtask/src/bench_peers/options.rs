@@ -21,6 +21,7 @@ options:
   --venv DIR        Python environment, made if absent [default: $CBN_BENCH_VENV, or cbn/bench-venv in the cache folder]
   --threads N       threads of either side [default: 2]
   --repetitions N   timed repetitions; the median counts [default: 7]
+  --quick           of the peers only channels-last with a tuned allocator, which is the fastest as a rule
   --images N        images to detect objects in, up to 8 [default: 8]
 
 exit codes: 0 done, 1 slower than --check-ratio, 2 nothing could be measured";
@@ -63,6 +64,7 @@ pub struct Options {
     pub threads: usize,
     pub repetitions: usize,
     pub images: usize,
+    pub is_quick: bool,
 }
 
 impl Options {
@@ -75,11 +77,16 @@ impl Options {
             threads: 2,
             repetitions: 7,
             images: 8,
+            is_quick: false,
         };
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
             if let Some((_, table)) = TableKind::ALL.iter().find(|(name, _)| *name == argument) {
                 options.tables.push(*table);
+                continue;
+            }
+            if argument == "--quick" {
+                options.is_quick = true;
                 continue;
             }
             let value = arguments.next().ok_or_else(|| format!("{argument}: no such table or option\n{USAGE}"))?;
@@ -122,9 +129,9 @@ mod tests {
 
     #[test]
     fn tables_and_options_mix() {
-        let options = parse("conv --check-ratio 2.3 train --data d").unwrap();
+        let options = parse("conv --check-ratio 2.3 --quick train --data d").unwrap();
         assert_eq!(options.tables, [TableKind::Conv, TableKind::Train]);
-        assert_eq!((options.check_ratio, options.data), (2.3, PathBuf::from("d")));
+        assert_eq!((options.check_ratio, options.data, options.is_quick), (2.3, PathBuf::from("d"), true));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub struct Setup {
     /// How many of the prepared images objects are detected in.
     pub num_images: usize,
     pub data: PathBuf,
+    is_quick: bool,
 }
 
 impl Setup {
@@ -38,6 +39,7 @@ impl Setup {
             repetitions: options.repetitions,
             num_images: options.images,
             data: options.data.clone(),
+            is_quick: options.is_quick,
         };
         setup.build(&options.tables)?;
         Ok(setup)
@@ -59,14 +61,15 @@ impl Setup {
     }
 
     /// A peer in every memory layout, with the system's allocator as it is and tuned. The fastest counts.
-    pub fn variants(&self, name: &str) -> [Program; 4] {
+    pub fn variants(&self, name: &str) -> Vec<Program> {
         let variant = |label: &str, layout: &str| self.script(label, name).env("CBN_BENCH_LAYOUT", layout);
-        [
-            variant("channels-last", "channels_last"),
-            variant("channels-last, tuned malloc", "channels_last").with_tuned_malloc(),
-            variant("NCHW", "contiguous"),
-            variant("NCHW, tuned malloc", "contiguous").with_tuned_malloc(),
-        ]
+        let mut variants = vec![variant("channels-last, tuned malloc", "channels_last").with_tuned_malloc()];
+        if !self.is_quick {
+            variants.push(variant("channels-last", "channels_last"));
+            variants.push(variant("NCHW, tuned malloc", "contiguous").with_tuned_malloc());
+            variants.push(variant("NCHW", "contiguous"));
+        }
+        variants
     }
 
     /// Our example first, then a peer in all its variants.
