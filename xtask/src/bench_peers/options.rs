@@ -21,7 +21,7 @@ options:
   --venv DIR        Python environment, made if absent [default: $CBN_BENCH_VENV, or cbn/bench-venv in the cache folder]
   --threads N       threads of either side [default: 2]
   --repetitions N   timed repetitions; the median counts [default: 7]
-  --quick           of the peers only channels-last with a tuned allocator, which is the fastest as a rule
+  --quick           of the peers only channels-last with a tuned allocator: often the fastest, not always
   --images N        images to detect objects in, up to 8 [default: 8]
 
 exit codes: 0 done, 1 slower than --check-ratio, 2 nothing could be measured";
