@@ -8,6 +8,20 @@ use crate::ops::{self, PackedWeightCache};
 use crate::{Activation, ConvGeometry, FeatureMap};
 
 /// Configuration of [`ConvNorm`].
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use cbn::{Activation, CbnConfig, ConvNormConfig, FeatureMap, NormConfig};
+///
+/// let block = ConvNormConfig::new([64, 128], [3, 3])
+///     .with_stride([2, 2])
+///     .with_padding([1, 1])
+///     .with_norm(NormConfig::CrossIteration(CbnConfig::paper()))
+///     .with_activation(Activation::Relu)
+///     .init(&Device::flex());
+/// let x = FeatureMap::from_nhwc(Tensor::zeros([1, 8, 10, 64], &Device::flex()));
+/// assert_eq!(block.forward(&x).dims(), [1, 4, 5, 128]);
+/// ```
 #[derive(Clone, Debug)]
 pub struct ConvNormConfig {
     channels: [usize; 2],
@@ -187,6 +201,23 @@ impl ConvNorm {
     ///
     /// Norms with fixed statistics in inference fold: batch, sync, frozen and cross-iteration. Group norm depends on its input, so a
     /// block with it stays as it is. The result trains as a convolution without norm, unless its weight is frozen.
+    ///
+    /// ```
+    /// use burn::module::Module;
+    /// use burn::tensor::{Device, Distribution, Tensor};
+    /// use cbn::{CbnConfig, ConvNormConfig, NormConfig};
+    ///
+    /// let device = Device::flex();
+    /// let norm = NormConfig::CrossIteration(CbnConfig::paper());
+    /// let block = ConvNormConfig::new([3, 8], [3, 3]).with_norm(norm).init(&device.clone().autodiff());
+    /// let images = Tensor::random([2, 3, 9, 9], Distribution::Default, &device);
+    /// block.forward_nchw(Tensor::from_inner(images.clone())); // moves the running statistics
+    ///
+    /// let trained = block.valid();
+    /// let fused = trained.clone().fuse();
+    /// let difference = trained.forward_nchw(images.clone()) - fused.forward_nchw(images);
+    /// assert!(difference.abs().max().into_scalar::<f32>() < 1e-5);
+    /// ```
     #[must_use]
     pub fn fuse(self) -> Self {
         let Some([scale, shift]) = self.norm.inference_affine() else { return self };

@@ -6,6 +6,16 @@ use burn::tensor::{Device, Tensor};
 /// A feature map, channels last: a contiguous `[B, H, W, C]` tensor.
 ///
 /// A type of its own, so that nobody mixes this layout with Burn's `[B, C, H, W]`.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use cbn::FeatureMap;
+///
+/// let images = Tensor::<4>::zeros([2, 3, 32, 48], &Device::flex());
+/// let map = FeatureMap::from_nchw(images);
+/// assert_eq!(map.dims(), [2, 32, 48, 3]);
+/// assert_eq!(map.relu().to_nchw().dims(), [2, 3, 32, 48]);
+/// ```
 #[derive(Clone, Debug)]
 pub struct FeatureMap(Tensor<4>);
 

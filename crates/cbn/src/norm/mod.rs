@@ -31,7 +31,18 @@ pub struct ConvSite<'a> {
     pub geometry: &'a ConvGeometry,
 }
 
-/// Which norm follows a convolution.
+/// Which norm follows a convolution: a value, so that a model is written once for all norms.
+///
+/// It reads from any serde format, strictly; what a table leaves out has its default:
+///
+/// ```
+/// use cbn::{CbnConfig, NormConfig};
+///
+/// let norm: NormConfig = serde_json::from_str(r#"{ "kind": "cross_iteration", "window": 8 }"#)?;
+/// assert_eq!(norm, NormConfig::CrossIteration(CbnConfig { window: 8, ..CbnConfig::paper() }));
+/// assert!(serde_json::from_str::<NormConfig>(r#"{ "kind": "cross_iteration", "windows": 8 }"#).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum NormConfig {

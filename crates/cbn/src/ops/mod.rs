@@ -1,6 +1,6 @@
 //! Operations on feature maps, each behind one backend extension.
 //!
-//! [`KernelBackend`] is the border: its default bodies ([`reference`]) are the definitions, on Burn's own operations and for any
+//! [`KernelBackend`] is the border: its default bodies (`reference.rs`) are the definitions, on Burn's own operations and for any
 //! backend; the CPU backend overrides them with `cbn-kernels`, and `Autodiff` adds the gradients, written by hand.
 //! The public functions check shapes and hide the primitives.
 

@@ -13,11 +13,20 @@ use crate::norm::buffer::{Buffer, Counter};
 ///
 /// It holds no channel count: the norm takes it from the convolution, so that one configuration serves every layer of a model.
 ///
+/// A preset and what differs from it:
+///
 /// ```
 /// use cbn::CbnConfig;
+/// use cbn::norm::cbn::HistoryStorage;
 ///
-/// let config = CbnConfig { burn_in_iterations: 1000, ..CbnConfig::paper() };
-/// assert_eq!(config.window, 4);
+/// let config = CbnConfig {
+///     window: 8,
+///     burn_in_iterations: 1000,
+///     derivative_sampling: 4,
+///     history: HistoryStorage::Refill,
+///     ..CbnConfig::paper()
+/// };
+/// assert_eq!(config.epsilon, 1e-5);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -75,8 +84,9 @@ pub enum Compensation {
     ///
     /// The mean's term is exact for the past input. The second moment's needs one convolution weight gradient G an iteration;
     /// [`CbnConfig::derivative_sampling`] = n takes it from every n-th image or strip of rows, starting at another one each iteration, for 1/n of
-    /// the cost. The estimate is unbiased over the starts up to the weight of the last, overlapping strip; its variance is that of a mean
-    /// over M / n positions, divided among few when neighbours are alike.
+    /// the cost. Its mean over the starts is G if n divides the strips or images and no strip overlaps another; else some rows count a little
+    /// more. Its variance is that of a mean over one n-th of the strips or images, not of the positions: neighbours are alike. The moments
+    /// themselves, and the mean's derivative, are always from all positions.
     FirstOrder {
         /// Strength of the correction.
         rho: f64,

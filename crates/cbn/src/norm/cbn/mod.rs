@@ -35,6 +35,27 @@ use crate::{Activation, FeatureMap};
 ///
 /// A forward pass on a training device is a training iteration: it counts, and is remembered. Several before an optimiser's step,
 /// as in gradient accumulation, are as many iterations under one weight.
+///
+/// Counter and history are state of the module:
+///
+/// ```
+/// use burn::tensor::{Device, Distribution, Tensor};
+/// use cbn::{CbnConfig, ConvNormConfig, Norm, NormConfig};
+///
+/// let device = Device::flex().autodiff();
+/// let norm = CbnConfig { window: 4, burn_in_iterations: 2, ..CbnConfig::paper() };
+/// let block = ConvNormConfig::new([3, 8], [3, 3]).with_norm(NormConfig::CrossIteration(norm)).init(&device);
+/// let state = || match &block.norm {
+///     Norm::CrossIteration(norm) => (norm.iteration.get(), norm.history.ring().filled.get()),
+///     _ => unreachable!("configured so"),
+/// };
+/// let states = [(); 6].map(|()| {
+///     block.forward_nchw(Tensor::random([2, 3, 9, 9], Distribution::Default, &device));
+///     state()
+/// });
+/// // (iterations, past iterations kept): two of burn-in, then the window fills.
+/// assert_eq!(states, [(1, 0), (2, 0), (3, 1), (4, 2), (5, 3), (6, 3)]);
+/// ```
 #[derive(Module, Debug)]
 pub struct CrossIterationBatchNorm {
     /// Scale, `[C]`.
