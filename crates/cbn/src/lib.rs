@@ -59,6 +59,7 @@
 //! ```
 //!
 //! A forward pass on a device with autodiff is a training iteration: it counts, is remembered and moves the running statistics.
+//! [`ConvNorm::forward_add`] ends a residual block.
 //!
 //! # Layouts
 //!
@@ -95,6 +96,8 @@
 //! static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 //! # fn main() {}
 //! ```
+//!
+//! Without autodiff, a block keeps its weight in the kernels' order beside the weight itself, see [`ops::PackedWeightCache`].
 //!
 //! # Features
 //!
