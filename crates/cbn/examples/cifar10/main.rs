@@ -27,6 +27,7 @@ use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
+use cbn::norm::cbn::HistoryGradient;
 use cbn::{BatchNormConfig, CbnConfig, FrozenNormConfig, GroupNormConfig, NormConfig};
 use clap::{Parser, ValueEnum};
 use rand::SeedableRng;
@@ -90,6 +91,8 @@ enum NormName {
     Cbn,
     /// CBN as the released code has it
     CbnPublished,
+    /// CBN whose past moments pass their gradient to the weight
+    CbnThroughWeight,
     /// Scale and shift alone: frozen statistics of mean 0 and variance 1
     Frozen,
 }
@@ -102,6 +105,10 @@ impl Args {
             NormName::Gn => NormConfig::Group(GroupNormConfig::new(8)),
             NormName::Cbn => NormConfig::CrossIteration(self.cbn_config(CbnConfig::paper())),
             NormName::CbnPublished => NormConfig::CrossIteration(self.cbn_config(CbnConfig::published())),
+            NormName::CbnThroughWeight => {
+                let through = CbnConfig { history_gradient: HistoryGradient::ThroughWeight, ..CbnConfig::paper() };
+                NormConfig::CrossIteration(self.cbn_config(through))
+            }
             NormName::Frozen => NormConfig::Frozen(FrozenNormConfig::default()),
         })
     }
