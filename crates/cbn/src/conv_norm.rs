@@ -4,7 +4,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::norm::{ConvSite, Identity, Norm, NormConfig};
-use crate::ops::{self, PackedWeightCache};
+use crate::ops::{self, PackedWeightCache, SecondGradientCell};
 use crate::{Activation, ConvGeometry, FeatureMap};
 
 /// Configuration of [`ConvNorm`].
@@ -175,8 +175,13 @@ impl ConvNorm {
             let tail = ops::BlockTail { affine, residual, activation: self.activation };
             return ops::conv_block(x, &weight, &self.geometry, tail, &self.packed);
         }
-        let y = ops::conv2d(x, &weight, &self.geometry);
-        let site = ConvSite { input: x, weight: &weight, geometry: &self.geometry };
+        let cell = self.norm.wants_second_gradient(&x.device()).then(SecondGradientCell::default);
+        let y = match &cell {
+            Some(cell) => ops::conv2d_remembering(x, &weight, &self.geometry, cell),
+            None => ops::conv2d(x, &weight, &self.geometry),
+        };
+        let second_gradient = cell.as_ref();
+        let site = ConvSite { input: x, weight: &weight, geometry: &self.geometry, second_gradient };
         match residual {
             None => self.norm.forward(y, &site, self.activation),
             Some(residual) => {

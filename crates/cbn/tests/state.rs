@@ -60,6 +60,18 @@ fn a_clone_goes_its_own_way() {
     assert_eq!(next_step(&layer, &x), of_clone);
 }
 
+/// The backward pass computes the second moment's gradient along with the weight's; without one it is made when it is read.
+#[test]
+fn a_history_is_the_same_with_and_without_a_backward_pass() {
+    let device = training_device();
+    let layer = trained(CbnConfig::paper(), &device);
+    let [with, without] = [layer.clone(), layer];
+    let (past, x) = (random([2, 4, 6, 6], &device), random([2, 4, 6, 6], &device));
+    let _ = with.forward_nchw(past.clone()).square().sum().backward();
+    without.forward_nchw(past);
+    assert_eq!(next_step(&with, &x), next_step(&without, &x));
+}
+
 #[test]
 fn moving_and_validating_keep_the_history() {
     let device = training_device();

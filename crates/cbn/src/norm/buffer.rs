@@ -18,7 +18,26 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 #[derive(Debug)]
 pub struct Buffer<const D: usize> {
     id: ParamId,
-    value: Mutex<Tensor<D>>,
+    /// Where the value is, with autodiff or without.
+    device: Device,
+    /// Nothing only if making it panicked.
+    value: Mutex<Option<Value<D>>>,
+}
+
+/// What is held, or how it is made once somebody asks.
+#[expect(clippy::large_enum_variant, reason = "nearly every buffer holds the large one")]
+enum Value<const D: usize> {
+    Now(Tensor<D>),
+    Later(Box<dyn FnOnce() -> Tensor<D> + Send>),
+}
+
+impl<const D: usize> std::fmt::Debug for Value<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Now(tensor) => tensor.fmt(f),
+            Self::Later(_) => f.write_str("made when it is read"),
+        }
+    }
 }
 
 impl<const D: usize> Buffer<D> {
@@ -28,40 +47,49 @@ impl<const D: usize> Buffer<D> {
     }
 
     fn with_id(id: ParamId, value: Tensor<D>) -> Self {
-        Self { id, value: Mutex::new(value) }
+        Self { id, device: value.device(), value: Mutex::new(Some(Value::Now(value))) }
     }
 
     /// The value last set.
     pub fn value(&self) -> Tensor<D> {
-        self.lock().clone()
+        let mut held = self.lock();
+        let value = match held.take().expect("making the value did not panic") {
+            Value::Now(value) => value,
+            Value::Later(make) => make(),
+        };
+        let value = beside(value, &self.device);
+        *held = Some(Value::Now(value.clone()));
+        value
     }
 
     /// The value where `device` is, with autodiff if that has it.
     pub(super) fn value_beside(&self, device: &Device) -> Tensor<D> {
-        let value = self.value();
-        let value = match (value.device().is_autodiff(), device.is_autodiff()) {
-            (true, false) => value.inner(),
-            (false, true) => Tensor::from_inner(value),
-            _ => value,
-        };
+        let value = beside(self.value(), device);
         if value.device() == *device { value } else { value.to_device(device) }
     }
 
-    /// Replaces the value. It may lack the autodiff of the old one.
+    /// Replaces the value, which may lack the autodiff of the old one.
     pub fn set(&self, value: Tensor<D>) {
-        let mut old = self.lock();
-        let is_lifted = old.device().is_autodiff() && !value.device().is_autodiff();
-        *old = if is_lifted { Tensor::from_inner(value) } else { value };
+        *self.lock() = Some(Value::Now(value));
     }
 
-    /// Tensors are replaced whole, so a panic elsewhere leaves none half-written.
-    fn lock(&self) -> MutexGuard<'_, Tensor<D>> {
+    /// Replaces the value by what `make` returns when the value is first read, saved or moved.
+    pub(super) fn set_later(&self, make: impl FnOnce() -> Tensor<D> + Send + 'static) {
+        *self.lock() = Some(Value::Later(Box::new(make)));
+    }
+
+    /// A value is replaced whole, so a panic elsewhere leaves none half-written.
+    fn lock(&self) -> MutexGuard<'_, Option<Value<D>>> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn with(self, change: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Self {
-        let value = self.value.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Self::with_id(self.id, change(value))
+/// The tensor with autodiff if `device` has it, else without.
+fn beside<const D: usize>(value: Tensor<D>, device: &Device) -> Tensor<D> {
+    match (value.device().is_autodiff(), device.is_autodiff()) {
+        (true, false) => value.inner(),
+        (false, true) => Tensor::from_inner(value),
+        _ => value,
     }
 }
 
@@ -73,9 +101,8 @@ impl<const D: usize> Clone for Buffer<D> {
 
 impl<const D: usize> Module for Buffer<D> {
     fn collect_devices(&self, mut devices: Devices) -> Devices {
-        let device = self.lock().device();
-        if !devices.contains(&device) {
-            devices.push(device);
+        if !devices.contains(&self.device) {
+            devices.push(self.device.clone());
         }
         devices
     }
@@ -85,7 +112,7 @@ impl<const D: usize> Module for Buffer<D> {
     }
 
     fn to_device(self, device: &Device) -> Self {
-        self.with(|value| value.to_device(device))
+        Self::with_id(self.id, self.value().to_device(device))
     }
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
@@ -106,13 +133,14 @@ impl<const D: usize> Module for Buffer<D> {
     }
 
     fn train(self) -> Self {
-        self.with(|value| if value.device().is_autodiff() { value } else { Tensor::from_inner(value) })
+        let value = self.value();
+        Self::with_id(self.id, if value.device().is_autodiff() { value } else { Tensor::from_inner(value) })
     }
 }
 
 impl<const D: usize> std::fmt::Display for Buffer<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Buffer {:?}", self.lock().dims())
+        write!(f, "Buffer {:?}", self.value().dims())
     }
 }
 

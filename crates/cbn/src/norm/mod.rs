@@ -19,6 +19,7 @@ pub use self::frozen::{FrozenNorm, FrozenNormConfig};
 pub use self::group::{GroupNorm, GroupNormConfig};
 pub use self::statistics::EpsilonPlace;
 pub(crate) use self::transfer::TrainedBatchNorm;
+use crate::ops::SecondGradientCell;
 use crate::{Activation, ConvGeometry, FeatureMap};
 
 /// The convolution whose output is being normalised.
@@ -29,6 +30,8 @@ pub struct ConvSite<'a> {
     pub weight: &'a Tensor<4>,
     /// How it walked over the input.
     pub geometry: &'a ConvGeometry,
+    /// Where its backward pass leaves the gradient of the output's second moment, if the norm [asked](Norm::wants_second_gradient) for it.
+    pub second_gradient: Option<&'a SecondGradientCell>,
 }
 
 /// Which norm follows a convolution: a value, so that a model is written once for all norms.
@@ -115,6 +118,11 @@ impl Norm {
             Self::Group(norm) => norm.forward(y, activation),
             Self::CrossIteration(norm) => norm.forward(y, site, activation),
         }
+    }
+
+    /// Whether the next forward pass on this device can use a second gradient that the convolution's backward pass leaves.
+    pub fn wants_second_gradient(&self, device: &Device) -> bool {
+        matches!(self, Self::CrossIteration(norm) if norm.wants_second_gradient(device))
     }
 
     /// Scale and shift, `[C]` each, differentiable in gamma and beta, if that is all that this norm does to a map on this device.

@@ -12,7 +12,7 @@ use burn::tensor::{Shape, Slice};
 use super::reference::dims4;
 use super::{
     Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry, Roi,
-    RoiAlignConfig, SharedCache,
+    RoiAlignConfig, SecondGradientCell, SharedCache, WeightGradientPair,
 };
 use crate::ConvGeometry;
 
@@ -30,6 +30,30 @@ impl<B: KernelBackend> Backward<B, 2> for Conv2d {
         if let Some(node) = weight_node {
             let grad = B::channels_last_conv2d_weight_backward(x, grad.clone(), weight_shape, geometry);
             grads.register::<B>(node.id, grad);
+        }
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::channels_last_conv2d_x_backward(weight, grad, x_shape, geometry));
+        }
+    }
+}
+
+/// A convolution that leaves the gradient of its output's second moment.
+#[derive(Debug)]
+struct RememberingConv2d;
+
+impl<B: KernelBackend> Backward<B, 2> for RememberingConv2d {
+    type State = ([FloatTensor<B>; 3], ConvGeometry, SecondGradientCell);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let [x_node, weight_node] = ops.parents;
+        let ([x, weight, y], geometry, cell) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        let (x_shape, weight_shape) = (dims4::<B>(&x), dims4::<B>(&weight));
+        if let Some(node) = weight_node {
+            let pair: WeightGradientPair<B> =
+                B::channels_last_conv2d_weight_backward_pair(x, grad.clone(), y, weight_shape, geometry);
+            cell.leave::<B>(pair.of_output);
+            grads.register::<B>(node.id, pair.of_loss);
         }
         if let Some(node) = x_node {
             grads.register::<B>(node.id, B::channels_last_conv2d_x_backward(weight, grad, x_shape, geometry));
@@ -220,6 +244,21 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         let y = B::channels_last_conv2d(x.clone(), weight.clone(), geometry);
         match Conv2d.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((x, weight, geometry), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn channels_last_conv2d_remembering(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        geometry: ConvGeometry,
+        cell: SecondGradientCell,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node()];
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        let y = B::channels_last_conv2d(x.clone(), weight.clone(), geometry);
+        match RememberingConv2d.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(([x, weight, y.clone()], geometry, cell), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

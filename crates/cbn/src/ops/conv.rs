@@ -67,7 +67,7 @@ pub fn conv_block(
     FeatureMap::from_nhwc(Tensor::from_dispatch(y))
 }
 
-fn check_channels(x: &FeatureMap, weight: &Tensor<4>, groups: usize) {
+pub(super) fn check_channels(x: &FeatureMap, weight: &Tensor<4>, groups: usize) {
     let [out_channels, in_channels, ..] = weight.dims();
     assert!(
         x.channels() == in_channels * groups && out_channels % groups == 0,

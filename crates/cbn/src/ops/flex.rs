@@ -9,7 +9,7 @@ use cbn_kernels::{Clipped, ConvShape, Epilogue, GroupNorm, GroupShape, MapShape,
 use super::reference::{dims2, dims4, map_shape};
 use super::{
     Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry, Roi,
-    RoiAlignConfig, SharedCache,
+    RoiAlignConfig, SharedCache, WeightGradientPair,
 };
 use crate::ConvGeometry;
 
@@ -103,6 +103,21 @@ impl KernelBackend for Flex {
         let mut grad_weight = vec![0.0; shape.weight_len()];
         cbn_kernels::conv2d_backward_weight(&shape, floats(&x), floats(&grad), &mut grad_weight);
         tensor(grad_weight, weight_shape)
+    }
+
+    fn channels_last_conv2d_weight_backward_pair(
+        x: FlexTensor,
+        grad: FlexTensor,
+        output: FlexTensor,
+        weight_shape: [usize; 4],
+        geometry: ConvGeometry,
+    ) -> WeightGradientPair<Flex> {
+        let shape = geometry.shape(dims4::<Flex>(&x), weight_shape);
+        let [x, grad, output] = [x, grad, output].map(|x| x.to_contiguous());
+        let [mut of_loss, mut of_output] = [(); 2].map(|()| vec![0.0; shape.weight_len()]);
+        let upstream = [floats(&grad), floats(&output)];
+        cbn_kernels::conv2d_backward_weight_pair(&shape, floats(&x), upstream, [&mut of_loss, &mut of_output]);
+        WeightGradientPair { of_loss: tensor(of_loss, weight_shape), of_output: tensor(of_output, weight_shape) }
     }
 
     fn channels_last_mean_patch(x: FlexTensor, kernel: [usize; 2], geometry: ConvGeometry) -> FlexTensor {

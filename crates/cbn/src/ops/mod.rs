@@ -11,6 +11,7 @@ mod maps;
 mod normalize;
 mod packed;
 mod reference;
+mod second_gradient;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,8 @@ pub use self::conv::{BlockTail, conv_block, conv2d, conv2d_weight_gradient, mean
 pub use self::maps::{max_pool2d, roi_align, upsample_add};
 pub use self::normalize::{ChannelStatistics, channel_moments, group_normalize, normalize, row_dots};
 pub use self::packed::{PackedWeightCache, SharedCache};
+pub use self::second_gradient::SecondGradientCell;
+pub(crate) use self::second_gradient::conv2d_remembering;
 use crate::ConvGeometry;
 
 /// Max-pooling of square windows.
@@ -65,6 +68,15 @@ pub struct BlockGradients<B: Backend> {
     pub sum: FloatTensor<B>,
     /// With respect to scale and shift, `[2, C_out]`.
     pub affine: FloatTensor<B>,
+}
+
+/// Two weight gradients of one convolution.
+#[derive(Clone, Debug, ExtensionType)]
+pub struct WeightGradientPair<B: Backend> {
+    /// Of the loss.
+    pub of_loss: FloatTensor<B>,
+    /// With the output as upstream gradient.
+    pub of_output: FloatTensor<B>,
 }
 
 /// The gradients of group norm.
@@ -149,6 +161,36 @@ pub trait KernelBackend: Backend {
         geometry: ConvGeometry,
     ) -> FloatTensor<Self> {
         reference::conv2d_weight_backward::<Self>(x, grad, weight_shape, geometry)
+    }
+
+    /// Two such gradients from two upstream gradients: that of the loss, and the convolution's own output.
+    fn channels_last_conv2d_weight_backward_pair(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        weight_shape: [usize; 4],
+        geometry: ConvGeometry,
+    ) -> WeightGradientPair<Self> {
+        let gradient =
+            |upstream| reference::conv2d_weight_backward::<Self>(x.clone(), upstream, weight_shape, geometry);
+        WeightGradientPair { of_loss: gradient(grad), of_output: gradient(output) }
+    }
+
+    /// A convolution whose backward pass, if there is one, leaves the second of the pair in `cell`.
+    fn channels_last_conv2d_remembering(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        geometry: ConvGeometry,
+        cell: SecondGradientCell,
+    ) -> FloatTensor<Self> {
+        let _ = cell;
+        Self::channels_last_conv2d(x, weight, geometry)
+    }
+
+    /// What a backward pass on this backend, that of `beside`, left in `cell`.
+    fn channels_last_take(beside: FloatTensor<Self>, cell: SecondGradientCell) -> FloatTensor<Self> {
+        let _ = beside;
+        cell.take_ready::<Self>()
     }
 
     /// The mean input patch of a convolution, `[groups, C_in / groups, kh, kw]`. No gradient.

@@ -1,5 +1,7 @@
 //! How the moments of a past iteration are brought to the current weight.
 
+use std::sync::{Arc, LazyLock};
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
@@ -64,6 +66,11 @@ impl Correction {
         }
     }
 
+    /// Whether it can use a second gradient that the convolution's backward pass leaves.
+    pub(super) fn wants_second_gradient(&self) -> bool {
+        matches!(self, Self::FirstOrder(FirstOrder { derivative_sampling: 1, .. }))
+    }
+
     /// Takes what it needs from the current iteration: its output and what the convolution read.
     pub(super) fn store(&self, y: &FeatureMap, site: &ConvSite<'_>, iteration: usize) {
         match self {
@@ -91,19 +98,39 @@ impl FirstOrder {
     fn store(&self, y: &FeatureMap, site: &ConvSite<'_>, iteration: usize) {
         let plain = |x: &Tensor<4>| if x.device().is_autodiff() { x.clone().inner() } else { x.clone() };
         let (x, y, weight) = (plain(site.input.nhwc()), plain(y.nhwc()), plain(site.weight));
-        let [out_channels, group_in, kernel_height, kernel_width] = weight.dims();
-        let patch_len = group_in * kernel_height * kernel_width;
-        let rows = |x: Tensor<4>| {
-            let rows = x.dims()[0];
-            x.reshape([rows, patch_len])
-        };
-        let patch = rows(mean_patch(x.clone(), [kernel_height, kernel_width], site.geometry));
-        let every = self.derivative_sampling;
-        let gradient = rows(sampled_second_gradient(x, y, weight.dims(), site.geometry, [every, iteration]));
-        let weight = weight.reshape([out_channels, patch_len]);
-        let along = [&patch, &gradient].map(|gradient| row_dots(gradient.clone(), weight.clone()));
-        self.along_weight.set(Tensor::stack(along.to_vec(), 0));
+        let weight_shape = weight.dims();
+        let weight = rows(weight);
+        let patch = rows(mean_patch(x.clone(), [weight_shape[2], weight_shape[3]], site.geometry));
+        let along_mean = row_dots(patch.clone(), weight.clone());
         self.mean_patch.set(patch);
-        self.second_gradient.set(gradient);
+
+        let gradient: Box<dyn FnOnce() -> Tensor<2> + Send> = match site.second_gradient {
+            Some(cell) => {
+                let [batch, height, width, _] = y.dims();
+                cell.wait(x, y);
+                let (cell, geometry, beside) = (cell.clone(), *site.geometry, along_mean.clone());
+                let factor = 2.0 / (batch * height * width) as f64;
+                Box::new(move || rows(cell.take(weight_shape, &geometry, beside)) * factor)
+            }
+            None => {
+                let every = self.derivative_sampling;
+                let gradient = rows(sampled_second_gradient(x, y, weight_shape, site.geometry, [every, iteration]));
+                Box::new(move || gradient)
+            }
+        };
+        // Two buffers, made together when the first of them is asked for.
+        let made = Arc::new(LazyLock::new(gradient));
+        let also_made = made.clone();
+        self.second_gradient.set_later(move || (**made).clone());
+        self.along_weight.set_later(move || {
+            let along_second = row_dots((**also_made).clone(), weight);
+            Tensor::stack(vec![along_mean, along_second], 0)
+        });
     }
+}
+
+/// `[N, C, kh, kw]` as `[N, D]`.
+fn rows(x: Tensor<4>) -> Tensor<2> {
+    let [count, channels, kernel_height, kernel_width] = x.dims();
+    x.reshape([count, channels * kernel_height * kernel_width])
 }

@@ -104,6 +104,11 @@ impl History {
         }
     }
 
+    /// Whether it can use a second gradient that the convolution's backward pass leaves.
+    pub(super) fn wants_second_gradient(&self) -> bool {
+        self.ring().entries.first().is_some_and(|entry| entry.correction.wants_second_gradient())
+    }
+
     /// The statistics of the current and the past iterations under `weight`, `[C_out, C_in / groups, kh, kw]`.
     pub(super) fn aggregate(&self, current: &Observation, weight: &Tensor<4>, config: &CbnConfig) -> Window {
         let past = self.ring().newest();

@@ -130,6 +130,13 @@ impl CrossIterationBatchNorm {
         }
     }
 
+    /// Whether the next forward pass on this device can use a second gradient that the convolution's backward pass leaves.
+    pub(super) fn wants_second_gradient(&self, device: &Device) -> bool {
+        self.has_batch_statistics(device)
+            && self.config.open_window(self.iteration.get() + 1) > 0
+            && self.history.wants_second_gradient()
+    }
+
     /// Whether it normalises a map on this device by the window's statistics.
     pub(super) fn has_batch_statistics(&self, device: &Device) -> bool {
         device.is_autodiff() && self.training.is_enabled()
