@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::{Device, Tensor};
-use cbn::norm::cbn::{Correction, HistoryGradient, RunningStatistics, Weighting, WindowOpening};
+use cbn::norm::cbn::{Compensation, Correction, HistoryGradient, RunningStatistics, Weighting, WindowOpening};
 use cbn::{BatchNormConfig, CbnConfig, ConvNorm, ConvNormConfig, NormConfig, ops};
 use common::{block, cbn, cbn_of, floats, max_difference, random, training_device, with_weight, with_weight_of};
 
@@ -93,6 +93,42 @@ fn a_linear_opening_takes_in_one_iteration_after_the_other() {
     });
     // floor(3 i / 6) for i = 1, 2, ..; an entry is stored from the iteration on that may keep one.
     assert_eq!(counts, [0, 1, 1, 2, 2, 3, 3, 3, 3]);
+}
+
+#[test]
+fn a_warm_window_is_full_when_it_opens() {
+    let device = training_device();
+    let config = CbnConfig { burn_in_iterations: 5, opening: WindowOpening::Warm, ..CbnConfig::paper() };
+    let layer = block(cbn(config), &device);
+    let batch = batch_norm_like(&layer, &device);
+    let differs = [(); 6].map(|()| {
+        let x = random([1, 4, 6, 6], &device);
+        max_difference(layer.forward_nchw(x.clone()), batch.forward_nchw(x)) > 1e-3
+    });
+    assert_eq!(differs, [false, false, false, false, false, true]);
+    assert_eq!(cbn_of(&layer).history.ring().filled.get(), 3);
+}
+
+/// A sample of the past is an estimate: near the truth, never a negative variance, however far the weight moved.
+#[test]
+fn a_sampled_past_is_near_the_whole() {
+    let device = training_device();
+    let whole = CbnConfig { compensation: Compensation::Exact { positions: 10_000 }, ..CbnConfig::paper() };
+    let some = CbnConfig { compensation: Compensation::Exact { positions: 30 }, ..CbnConfig::paper() };
+    let [whole, some] = [whole, some].map(|config| block(cbn(config), &device));
+    let some = with_weight_of(some, &whole);
+    for _ in 0..3 {
+        let x = random([2, 4, 16, 16], &device);
+        whole.forward_nchw(x.clone());
+        some.forward_nchw(x);
+    }
+    let moved = whole.weight.val().inner() * 3.0 + 0.5;
+    let x = random([2, 4, 16, 16], &device);
+    let [expected, sampled] = [whole, some].map(|layer| with_weight(layer, &moved).forward_nchw(x.clone()));
+    let std = |y: Tensor<4>| y.square().mean().sqrt().into_scalar::<f32>();
+    // Three entries of 30 patches: their variance is known to sqrt(2 / 90), hence the scale to 7%; five of these.
+    let ratio = std(sampled) / std(expected);
+    assert!((ratio - 1.0).abs() < 0.35, "{ratio}");
 }
 
 /// The mean of a past iteration under a new weight is exact, so the output's mean tells it.

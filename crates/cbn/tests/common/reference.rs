@@ -85,12 +85,23 @@ pub fn past_moments(conv: &Conv, config: &CbnConfig, past: &[Past], weight: &[f6
     let rho = match config.compensation {
         Compensation::FirstOrder { rho } => rho,
         Compensation::None {} => 0.0,
+        Compensation::Exact { .. } => return true_moments(conv, past, weight),
     };
     let moments = |past: &Past| {
         let change: Vec<f64> = weight.iter().zip(&past.weight).map(|(now, then)| now - then).collect();
         let (y, dy) = (conv.forward(&past.x, &past.weight), conv.forward(&past.x, &change));
         let mean = conv.channel_mean(y.len(), |i| y[i] + rho * dy[i]);
         let second = conv.channel_mean(y.len(), |i| y[i] * y[i] + rho * 2.0 * y[i] * dy[i]);
+        (mean, second, y.len() / conv.channels[1])
+    };
+    past.iter().map(moments).collect()
+}
+
+/// The convolution of the past inputs, done again.
+fn true_moments(conv: &Conv, past: &[Past], weight: &[f64]) -> PastMoments {
+    let moments = |past: &Past| {
+        let y = conv.forward(&past.x, weight);
+        let [mean, second] = [1, 2].map(|power| conv.channel_mean(y.len(), |i| y[i].powi(power)));
         (mean, second, y.len() / conv.channels[1])
     };
     past.iter().map(moments).collect()
@@ -129,7 +140,8 @@ impl Step<'_> {
             Weighting::Iterations => 1.0,
         };
         let mut sums = [weight(positions), weight(positions) * mean, weight(positions) * second];
-        for (means, seconds, positions) in past {
+        // The oldest comes first.
+        for (age, (means, seconds, positions)) in (1..=past.len() as i32).rev().zip(past) {
             let (mean, mut second) = (means[channel], seconds[channel]);
             if second < mean * mean {
                 match self.config.validity {
@@ -137,7 +149,7 @@ impl Step<'_> {
                     Validity::ClampToMean => second = mean * mean,
                 }
             }
-            let weight = weight(*positions);
+            let weight = weight(*positions) * self.config.fading.powi(age);
             sums = [sums[0] + weight, sums[1] + weight * mean, sums[2] + weight * second];
         }
         let [mean, second] = [sums[1] / sums[0], sums[2] / sums[0]];

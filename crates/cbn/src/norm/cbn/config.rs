@@ -45,6 +45,8 @@ pub struct CbnConfig {
     pub validity: Validity,
     /// How much an iteration counts.
     pub weighting: Weighting,
+    /// An iteration counts so many times what the next one counts. 1 is no fading.
+    pub fading: f64,
     /// The second moment's gradient is estimated from every n-th output position; 1 takes all. See [`Compensation::FirstOrder`].
     pub derivative_sampling: usize,
     /// The variance that normalises while the window is closed.
@@ -72,6 +74,8 @@ pub enum WindowOpening {
     AtOnce,
     /// In iteration i of a burn-in of b, `floor((window - 1) * i / b)` past iterations count.
     Linear,
+    /// Closed during the burn-in, but its iterations are remembered: the window is full when it opens.
+    Warm,
 }
 
 /// How the moments of a past iteration are brought to the current weight.
@@ -90,6 +94,14 @@ pub enum Compensation {
     FirstOrder {
         /// Strength of the correction.
         rho: f64,
+    },
+    /// Exactly, for a random sample of the past input's patches that is replayed through the current weight. The variance cannot come out
+    /// negative. Costs `positions * D * C_out` multiplications a past iteration, or `D * D * C_out` where D is smaller, and as many numbers.
+    ///
+    /// The sample depends on the iteration's number only, which is state.
+    Exact {
+        /// Patches that are sampled of an iteration; all of it where it has no more.
+        positions: usize,
     },
 }
 
@@ -177,6 +189,7 @@ impl CbnConfig {
             history_gradient: HistoryGradient::None,
             validity: Validity::Discard,
             weighting: Weighting::Positions,
+            fading: 1.0,
             derivative_sampling: 1,
             closed_window_variance: VarianceEstimate::Biased,
             epsilon: 1e-5,
@@ -207,10 +220,12 @@ impl CbnConfig {
     ///
     /// # Panics
     ///
-    /// If the window or the derivative sampling is 0.
+    /// If the window, the derivative sampling or the positions of an exact compensation are 0, or the fading is negative.
     pub fn init(&self, weight_shape: [usize; 4], groups: usize, device: &Device) -> CrossIterationBatchNorm {
         assert!(self.window > 0, "a window counts the current iteration, so it is at least 1");
         assert!(self.derivative_sampling > 0, "every n-th position is taken, so n is at least 1");
+        assert!(self.compensation != Compensation::Exact { positions: 0 }, "at least one patch is sampled");
+        assert!(self.fading >= 0.0, "weights are not negative, found a fading of {}", self.fading);
         let channels = weight_shape[0];
         let affine =
             |start: Initializer| -> Option<Param<Tensor<1>>> { self.affine.then(|| start.init([channels], device)) };
@@ -230,11 +245,19 @@ impl CbnConfig {
     pub(super) fn open_window(&self, iteration: usize) -> usize {
         let past = self.window - 1;
         match self.opening {
-            WindowOpening::AtOnce if iteration > self.burn_in_iterations => past,
-            WindowOpening::AtOnce => 0,
+            WindowOpening::AtOnce | WindowOpening::Warm if iteration > self.burn_in_iterations => past,
+            WindowOpening::AtOnce | WindowOpening::Warm => 0,
             WindowOpening::Linear if iteration >= self.burn_in_iterations => past,
             // In f64, as the released layer computes it.
             WindowOpening::Linear => (past as f64 * (iteration as f64 / self.burn_in_iterations as f64)) as usize,
+        }
+    }
+
+    /// How many iterations, this one included, are remembered after it.
+    pub(super) fn remembered(&self, iteration: usize) -> usize {
+        match self.opening {
+            WindowOpening::Warm => self.window - 1,
+            WindowOpening::AtOnce | WindowOpening::Linear => self.open_window(iteration),
         }
     }
 }

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use super::config::{CbnConfig, Compensation};
+use super::exact::PastPatches;
 use super::sampling::sampled_second_gradient;
 use crate::FeatureMap;
 use crate::norm::ConvSite;
@@ -21,6 +22,8 @@ pub enum Correction {
     None(Uncorrected),
     /// The derivatives of both moments.
     FirstOrder(FirstOrder),
+    /// Patches of the input.
+    Exact(PastPatches),
 }
 
 /// The moments of a past iteration are taken as they were.
@@ -48,6 +51,7 @@ impl Correction {
         let patch_len = group_in * kernel_height * kernel_width;
         match config.compensation {
             Compensation::None {} => Self::None(Uncorrected),
+            Compensation::Exact { positions } => Self::Exact(PastPatches::new(positions, [groups, patch_len], device)),
             Compensation::FirstOrder { rho } => Self::FirstOrder(FirstOrder {
                 mean_patch: Buffer::new(Tensor::zeros([groups, patch_len], device)),
                 second_gradient: Buffer::new(Tensor::zeros([out_channels, patch_len], device)),
@@ -63,6 +67,7 @@ impl Correction {
         match self {
             Self::None(_) => then,
             Self::FirstOrder(first_order) => first_order.apply(then, weight),
+            Self::Exact(patches) => patches.moments(weight),
         }
     }
 
@@ -76,6 +81,10 @@ impl Correction {
         match self {
             Self::None(_) => {}
             Self::FirstOrder(first_order) => first_order.store(y, site, iteration),
+            Self::Exact(patches) => {
+                let [_, height, width, _] = y.dims();
+                patches.store(plain(site.input.nhwc()), [height, width], site, iteration);
+            }
         }
     }
 }
@@ -96,7 +105,6 @@ impl FirstOrder {
     }
 
     fn store(&self, y: &FeatureMap, site: &ConvSite<'_>, iteration: usize) {
-        let plain = |x: &Tensor<4>| if x.device().is_autodiff() { x.clone().inner() } else { x.clone() };
         let (x, y, weight) = (plain(site.input.nhwc()), plain(y.nhwc()), plain(site.weight));
         let weight_shape = weight.dims();
         let weight = rows(weight);
@@ -129,8 +137,13 @@ impl FirstOrder {
     }
 }
 
+/// Without autodiff.
+fn plain(x: &Tensor<4>) -> Tensor<4> {
+    if x.device().is_autodiff() { x.clone().inner() } else { x.clone() }
+}
+
 /// `[N, C, kh, kw]` as `[N, D]`.
-fn rows(x: Tensor<4>) -> Tensor<2> {
+pub(super) fn rows(x: Tensor<4>) -> Tensor<2> {
     let [count, channels, kernel_height, kernel_width] = x.dims();
     x.reshape([count, channels * kernel_height * kernel_width])
 }

@@ -124,7 +124,7 @@ impl History {
         let weight = weight.reshape([out_channels, group_in * kernel_height * kernel_width]);
         let moments: Vec<Moments> = past.iter().map(|entry| entry.moments(&weight)).collect();
         let positions: Vec<usize> = past.iter().map(|entry| entry.positions.get()).collect();
-        Past::new(moments, positions, config).join(current, config.weighting)
+        Past::new(moments, positions, config).join(current, config)
     }
 
     /// Remembers the current iteration in the place of the oldest; from now on the newest `open` count.
@@ -187,15 +187,16 @@ impl Past {
     }
 
     /// Averages: `mean = sum share mean_s`, `var = sum share (var_s + (mean_s - mean)^2)`, which is `nu - mean^2` without its cancellation.
-    fn join(self, current: &Observation, weighting: Weighting) -> Window {
+    fn join(self, current: &Observation, config: &CbnConfig) -> Window {
         let device = self.mean.device();
         let lift = |x: &Tensor<1>| if device.is_autodiff() { Tensor::from_inner(x.clone()) } else { x.clone() };
-        let weigh = |positions: usize| match weighting {
+        let weigh = |positions: usize| match config.weighting {
             Weighting::Positions => positions as f32,
             Weighting::Iterations => 1.0,
         };
+        let aged = |(age, positions): (usize, &usize)| weigh(*positions) * (config.fading as f32).powi(age as i32 + 1);
         let column = |values: Vec<f32>| Tensor::<1>::from_floats(values.as_slice(), &device).unsqueeze_dim::<2>(1);
-        let weights = self.is_valid.clone() * column(self.positions.iter().map(|&n| weigh(n)).collect());
+        let weights = self.is_valid.clone() * column(self.positions.iter().enumerate().map(aged).collect());
         let sum = |x: Tensor<2>| x.sum_dim(0).squeeze_dim::<1>(0);
 
         let total = sum(weights.clone()) + weigh(current.positions);

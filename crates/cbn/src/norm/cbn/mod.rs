@@ -2,6 +2,7 @@
 
 mod config;
 mod correction;
+mod exact;
 mod history;
 mod sampling;
 
@@ -13,6 +14,7 @@ pub use self::config::{
     WindowOpening,
 };
 pub use self::correction::{Correction, FirstOrder, Uncorrected};
+pub use self::exact::PastPatches;
 pub use self::history::{Entry, History, Ring, Unrecorded};
 use self::history::{Observation, Window};
 use super::ConvSite;
@@ -94,10 +96,12 @@ impl CrossIterationBatchNorm {
         let window = if open == 0 {
             Window::of_current(&observation)
         } else {
-            let window = self.history.aggregate(&observation, site.weight, &self.config);
-            self.history.push(&observation, &y, site, open);
-            window
+            self.history.aggregate(&observation, site.weight, &self.config)
         };
+        let remembered = self.config.remembered(iteration);
+        if remembered > 0 {
+            self.history.push(&observation, &y, site, remembered);
+        }
         self.observe(&observation, &window);
         // An open window has the biased variance, also while it holds the current iteration alone.
         let correction = match self.config.closed_window_variance {
@@ -133,7 +137,7 @@ impl CrossIterationBatchNorm {
     /// Whether the next forward pass on this device can use a second gradient that the convolution's backward pass leaves.
     pub(super) fn wants_second_gradient(&self, device: &Device) -> bool {
         self.has_batch_statistics(device)
-            && self.config.open_window(self.iteration.get() + 1) > 0
+            && self.config.remembered(self.iteration.get() + 1) > 0
             && self.history.wants_second_gradient()
     }
 
