@@ -2,6 +2,7 @@
 
 mod bench_peers;
 mod check;
+mod evidence;
 mod process;
 
 use std::env;
@@ -13,7 +14,8 @@ tasks:
   check        formatting, clippy with warnings as errors, spelling (when typos is installed)
   test         the README's test command: cargo test --release --workspace
   ci           both, as .ci/run does
-  bench-peers  times beside PyTorch, torchvision, ONNX Runtime and pycocotools; bench-peers --help says more";
+  bench-peers  times beside PyTorch, torchvision, ONNX Runtime and pycocotools; bench-peers --help says more
+  evidence     trainings that compare norms, into docs/results; evidence without arguments says more";
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
         Some("test") => check::test(),
         Some("ci") => check::check() && check::test(),
         Some("bench-peers") => return bench_peers::run(arguments.collect()),
+        Some("evidence") => return evidence::run(&arguments.collect::<Vec<_>>()),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

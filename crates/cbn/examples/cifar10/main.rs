@@ -27,7 +27,7 @@ use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
-use cbn::norm::cbn::HistoryGradient;
+use cbn::norm::cbn::{Compensation, HistoryGradient};
 use cbn::{BatchNormConfig, CbnConfig, FrozenNormConfig, GroupNormConfig, NormConfig};
 use clap::{Parser, ValueEnum};
 use rand::SeedableRng;
@@ -93,8 +93,14 @@ enum NormName {
     CbnPublished,
     /// CBN whose past moments pass their gradient to the weight
     CbnThroughWeight,
+    /// The same with 512 patches of each past input replayed instead of first-order moments
+    CbnExact,
     /// Scale and shift alone: frozen statistics of mean 0 and variance 1
     Frozen,
+}
+
+fn through_weight() -> CbnConfig {
+    CbnConfig { history_gradient: HistoryGradient::ThroughWeight, ..CbnConfig::paper() }
 }
 
 impl Args {
@@ -105,9 +111,10 @@ impl Args {
             NormName::Gn => NormConfig::Group(GroupNormConfig::new(8)),
             NormName::Cbn => NormConfig::CrossIteration(self.cbn_config(CbnConfig::paper())),
             NormName::CbnPublished => NormConfig::CrossIteration(self.cbn_config(CbnConfig::published())),
-            NormName::CbnThroughWeight => {
-                let through = CbnConfig { history_gradient: HistoryGradient::ThroughWeight, ..CbnConfig::paper() };
-                NormConfig::CrossIteration(self.cbn_config(through))
+            NormName::CbnThroughWeight => NormConfig::CrossIteration(self.cbn_config(through_weight())),
+            NormName::CbnExact => {
+                let compensation = Compensation::Exact { positions: 512 };
+                NormConfig::CrossIteration(self.cbn_config(CbnConfig { compensation, ..through_weight() }))
             }
             NormName::Frozen => NormConfig::Frozen(FrozenNormConfig::default()),
         })
