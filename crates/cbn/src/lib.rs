@@ -109,6 +109,7 @@
 //! and limits: [docs/cbn.md](https://github.com/cbn-rs/cbn/blob/main/docs/cbn.md).
 
 mod activation;
+mod context;
 mod conv;
 mod conv_norm;
 mod convert;

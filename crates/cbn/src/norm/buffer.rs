@@ -12,6 +12,8 @@ use burn::module::{
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use crate::context::beside;
+
 /// A tensor of the module that `forward` may replace: running statistics, a history. What PyTorch calls a buffer.
 ///
 /// Recorded and loaded as a float tensor; it never requires gradients, whatever is unfrozen.
@@ -81,15 +83,6 @@ impl<const D: usize> Buffer<D> {
     /// A value is replaced whole, so a panic elsewhere leaves none half-written.
     fn lock(&self) -> MutexGuard<'_, Option<Value<D>>> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The tensor with autodiff if `device` has it, else without.
-fn beside<const D: usize>(value: Tensor<D>, device: &Device) -> Tensor<D> {
-    match (value.device().is_autodiff(), device.is_autodiff()) {
-        (true, false) => value.inner(),
-        (false, true) => Tensor::from_inner(value),
-        _ => value,
     }
 }
 

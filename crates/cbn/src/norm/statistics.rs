@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::buffer::Buffer;
 use crate::FeatureMap;
+use crate::context::plain;
 use crate::ops::{self, ChannelStatistics};
 
 /// Where eps is added.
@@ -61,16 +62,13 @@ pub(super) struct Moments {
 impl Moments {
     /// Of this map, without autodiff.
     pub fn of(y: &FeatureMap) -> Self {
-        let y = y.nhwc().clone();
-        let [mean, var] = ops::channel_moments(if y.device().is_autodiff() { y.inner() } else { y });
+        let [mean, var] = ops::channel_moments(plain(y.nhwc().clone()));
         Self { mean, var }
     }
 
     /// The same as constants.
     pub fn without_autodiff(&self) -> Self {
-        let [mean, var] =
-            [&self.mean, &self.var].map(|x| if x.device().is_autodiff() { x.clone().inner() } else { x.clone() });
-        Self { mean, var }
+        Self { mean: plain(self.mean.clone()), var: plain(self.var.clone()) }
     }
 
     /// As statistics of a map in which its own moments have this share.
@@ -108,9 +106,7 @@ impl Running<'_> {
     /// One more observation: `running * (1 - momentum) + observed * momentum`.
     pub fn observe(&self, mean: Tensor<1>, var: Tensor<1>, momentum: f64) {
         for (buffer, observed) in [(self.mean, mean), (self.var, var)] {
-            let running = buffer.value();
-            let running = if running.device().is_autodiff() { running.inner() } else { running };
-            buffer.set(running * (1.0 - momentum) + observed * momentum);
+            buffer.set(plain(buffer.value()) * (1.0 - momentum) + observed * momentum);
         }
     }
 }

@@ -4,6 +4,7 @@ use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
 use super::{Addend, KernelBackend, PackedWeightCache};
+use crate::context::beside;
 use crate::{Activation, ConvGeometry, FeatureMap};
 
 /// A convolution without bias, differentiable in both.
@@ -50,10 +51,7 @@ pub fn conv_block(
     packed: &PackedWeightCache,
 ) -> FeatureMap {
     check_channels(x, weight, geometry.groups);
-    let device = x.device();
-    let affine: Tensor<2> = Tensor::stack(tail.affine.to_vec(), 0);
-    let affine =
-        if device.is_autodiff() && !affine.device().is_autodiff() { Tensor::from_inner(affine) } else { affine };
+    let affine = beside(Tensor::stack::<2>(tail.affine.to_vec(), 0), &x.device());
     let residual = tail.residual.map_or(Addend::Nothing, |map| Addend::Map(map.nhwc().clone().into_dispatch()));
     let y = Dispatch::channels_last_conv_block(
         x.nhwc().clone().into_dispatch(),

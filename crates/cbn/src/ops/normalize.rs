@@ -4,6 +4,7 @@ use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
 use super::{GroupNormOptions, KernelBackend};
+use crate::context::beside;
 use crate::{Activation, FeatureMap};
 
 /// What a map is normalised with, per channel, `[C]` each.
@@ -62,10 +63,9 @@ pub fn normalize(
     statistics: ChannelStatistics,
     activation: Activation,
 ) -> FeatureMap {
-    let is_training = y.device().is_autodiff();
-    let lift = |x: Tensor<1>| if is_training && !x.device().is_autodiff() { Tensor::from_inner(x) } else { x };
+    let device = y.device();
     let ChannelStatistics { mean, var, inv_std, slope, share } = statistics;
-    let [mean, var, inv_std, slope, share] = [mean, var, inv_std, slope, share].map(lift);
+    let [mean, var, inv_std, slope, share] = [mean, var, inv_std, slope, share].map(|x| beside(x, &device));
     let moments: Tensor<2> = Tensor::stack(vec![mean, var], 0);
     let factors: Tensor<2> = Tensor::stack(vec![inv_std, slope, share], 0);
     let out = Dispatch::channels_last_normalize(

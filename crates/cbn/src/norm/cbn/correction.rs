@@ -9,6 +9,7 @@ use super::config::{CbnConfig, Compensation};
 use super::exact::PastPatches;
 use super::sampling::sampled_second_gradient;
 use crate::FeatureMap;
+use crate::context::plain;
 use crate::norm::ConvSite;
 use crate::norm::buffer::Buffer;
 use crate::norm::statistics::Moments;
@@ -83,7 +84,7 @@ impl Correction {
             Self::FirstOrder(first_order) => first_order.store(y, site, iteration),
             Self::Exact(patches) => {
                 let [_, height, width, _] = y.dims();
-                patches.store(plain(site.input.nhwc()), [height, width], site, iteration);
+                patches.store(plain(site.input.nhwc().clone()), [height, width], site, iteration);
             }
         }
     }
@@ -105,7 +106,7 @@ impl FirstOrder {
     }
 
     fn store(&self, y: &FeatureMap, site: &ConvSite<'_>, iteration: usize) {
-        let (x, y, weight) = (plain(site.input.nhwc()), plain(y.nhwc()), plain(site.weight));
+        let (x, y, weight) = (plain(site.input.nhwc().clone()), plain(y.nhwc().clone()), plain(site.weight.clone()));
         let weight_shape = weight.dims();
         let weight = rows(weight);
         let patch = rows(mean_patch(x.clone(), [weight_shape[2], weight_shape[3]], site.geometry));
@@ -135,11 +136,6 @@ impl FirstOrder {
             Tensor::stack(vec![along_mean, along_second], 0)
         });
     }
-}
-
-/// Without autodiff.
-fn plain(x: &Tensor<4>) -> Tensor<4> {
-    if x.device().is_autodiff() { x.clone().inner() } else { x.clone() }
 }
 
 /// `[N, C, kh, kw]` as `[N, D]`.

@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor};
 use super::config::{CbnConfig, HistoryGradient, HistoryStorage, Validity, Weighting};
 use super::correction::Correction;
 use crate::FeatureMap;
+use crate::context::{beside, plain};
 use crate::norm::ConvSite;
 use crate::norm::buffer::{Buffer, Counter};
 use crate::norm::statistics::Moments;
@@ -117,8 +118,7 @@ impl History {
         }
         let weight = match config.history_gradient {
             HistoryGradient::ThroughWeight => weight.clone(),
-            HistoryGradient::None if weight.device().is_autodiff() => weight.clone().inner(),
-            HistoryGradient::None => weight.clone(),
+            HistoryGradient::None => plain(weight.clone()),
         };
         let [out_channels, group_in, kernel_height, kernel_width] = weight.dims();
         let weight = weight.reshape([out_channels, group_in * kernel_height * kernel_width]);
@@ -189,7 +189,6 @@ impl Past {
     /// Averages: `mean = sum share mean_s`, `var = sum share (var_s + (mean_s - mean)^2)`, which is `nu - mean^2` without its cancellation.
     fn join(self, current: &Observation, config: &CbnConfig) -> Window {
         let device = self.mean.device();
-        let lift = |x: &Tensor<1>| if device.is_autodiff() { Tensor::from_inner(x.clone()) } else { x.clone() };
         let weigh = |positions: usize| match config.weighting {
             Weighting::Positions => positions as f32,
             Weighting::Iterations => 1.0,
@@ -202,13 +201,12 @@ impl Past {
         let total = sum(weights.clone()) + weigh(current.positions);
         let share = total.clone().recip() * weigh(current.positions);
         let shares = weights / total.unsqueeze_dim(0);
-        let now = [&current.moments.mean, &current.moments.var].map(lift);
+        let now = [&current.moments.mean, &current.moments.var].map(|x| beside(x.clone(), &device));
         let mean = sum(shares.clone() * self.mean.clone()) + share.clone() * now[0].clone();
         let spread = (self.mean - mean.clone().unsqueeze_dim(0)).square();
         let distance = (now[0].clone() - mean.clone()).square();
         let var = sum(shares * (self.var + spread)) + share.clone() * (now[1].clone() + distance);
         let counted = sum(self.is_valid * column(self.positions.iter().map(|&n| n as f32).collect()));
-        let plain = |x: Tensor<1>| if x.device().is_autodiff() { x.inner() } else { x };
         Window {
             moments: Moments { mean, var },
             share: plain(share),
