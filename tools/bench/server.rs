@@ -12,6 +12,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Answers until the input ends.
 pub fn serve(mut repetition: impl FnMut(&str) -> (Duration, String)) -> Result<()> {
+    // As the `cbn` command does.
+    cbn_kernels::keep_freed_memory();
     for request in stdin().lock().lines() {
         let (elapsed, note) = repetition(&request?);
         let mut out = stdout().lock();

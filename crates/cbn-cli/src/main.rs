@@ -22,6 +22,7 @@ use cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    cbn_kernels::keep_freed_memory();
     // As large as the main thread's.
     const STACK_BYTES: usize = 8 << 20;
     if let Err(error) = rayon::ThreadPoolBuilder::new().stack_size(STACK_BYTES).build_global() {

@@ -3,6 +3,8 @@
 //! Every kernel has a definition beside it that is compiled always and that the tests compare with, and gives the same bits
 //! for any number of threads. Threads are those of the current rayon pool.
 
+#[cfg(feature = "mimalloc")]
+mod allocator;
 mod block_gradient;
 pub mod conv;
 mod group_norm;
@@ -19,6 +21,8 @@ mod stream;
 mod upsample_add;
 mod window_sums;
 
+#[cfg(feature = "mimalloc")]
+pub use self::allocator::keep_freed_memory;
 pub use self::block_gradient::{BlockGradientSums, linear_block_gradient, relu_block_gradient};
 pub use self::conv::{ConvShape, Epilogue, conv2d_backward_input, conv2d_backward_weight, conv2d_forward};
 pub use self::conv::{PackedWeight, WeightShape, conv2d_backward_weight_pair, conv2d_forward_packed};
