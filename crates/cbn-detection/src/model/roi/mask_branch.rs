@@ -4,7 +4,12 @@ use burn::{
     tensor::{Device, Int, Tensor, TensorData, activation::sigmoid},
 };
 
-use super::{mask_head::MaskHead, pool::pool_rois, sampling::RoiSample, to_rois};
+use super::{
+    mask_head::{MaskHead, spread},
+    pool::pool_rois,
+    sampling::RoiSample,
+    to_rois,
+};
 use crate::{
     model::{config::MaskBranchConfig, host},
     structures::{Detections, Pyramid, SoftMask, Targets},
@@ -48,7 +53,7 @@ impl MaskBranch {
             .zip(targets)
             .flat_map(|(sample, targets)| sample.gt_indices.iter().map(|&gt_index| targets.labels[gt_index]))
             .collect();
-        let logits = self.head.forward(pool_rois(pyramid, &rois, &self.config.pool)).into_nhwc();
+        let logits = self.head.forward_folded(pool_rois(pyramid, &rois, &self.config.pool));
         let gt_masks = self.gt_masks(samples, targets, &device);
         BinaryCrossEntropyLossConfig::new()
             .with_logits(true)
@@ -77,7 +82,7 @@ impl MaskBranch {
             Vec::new()
         } else {
             let labels: Vec<usize> = detections.iter().flat_map(|found| &found.labels).copied().collect();
-            let logits = self.head.forward(pool_rois(pyramid, &rois, &self.config.pool)).into_nhwc();
+            let logits = self.head.forward_folded(pool_rois(pyramid, &rois, &self.config.pool));
             self.to_soft_masks(sigmoid(own_channel(logits, &labels)))
         }
         .into_iter();
@@ -96,12 +101,12 @@ impl MaskBranch {
     }
 }
 
-/// Of the logits `[N, M, M, K + 1]`, those of each roi's own class, `[N, M, M]`.
-fn own_channel(logits: Tensor<4>, labels: &[usize]) -> Tensor<3> {
-    let [num_rois, height, width, _] = logits.dims();
+/// Of folded logits `[N, M / 2, 2 M, K + 1]`, those of each roi's own class in their places, `[N, M, M]`.
+fn own_channel(folded: Tensor<4>, labels: &[usize]) -> Tensor<3> {
+    let [num_rois, height, width, _] = folded.dims();
     let logit_indices: Vec<usize> = labels.iter().map(|label| label + 1).collect();
-    let channels = host::indices(&logit_indices, &logits.device())
+    let channels = host::indices(&logit_indices, &folded.device())
         .reshape([num_rois, 1, 1, 1])
         .expand([num_rois, height, width, 1]);
-    logits.gather(3, channels).squeeze_dim(3)
+    spread(folded.gather(3, channels)).squeeze_dim(3)
 }

@@ -2,7 +2,10 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor, assert_shape},
 };
-use cbn::{Activation, Conv, ConvConfig, ConvNorm, ConvNormConfig, FeatureMap};
+use cbn::{
+    Activation, Conv, ConvConfig, ConvGeometry, ConvNorm, ConvNormConfig, FeatureMap,
+    ops::{BlockTail, PackedWeightCache, conv_block},
+};
 
 use crate::model::{config::MaskBranchConfig, init};
 
@@ -46,15 +49,34 @@ impl MaskHead {
     /// - `pooled`: `[N, side, side, C]`
     /// - output: `[N, 2 side, 2 side, K + 1]`
     pub fn forward(&self, pooled: FeatureMap) -> FeatureMap {
-        let x = self.convs.iter().fold(pooled, |x, conv| conv.forward(&x));
-        self.logits.forward(&self.deconv.forward(x).relu())
+        FeatureMap::from_nhwc(spread(self.forward_folded(pooled)))
     }
+
+    /// The same with the four cells that a cell becomes still side by side: what is to be thrown away need not be moved first.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[N, side, 4 side, K + 1]`
+    pub(super) fn forward_folded(&self, pooled: FeatureMap) -> Tensor<4> {
+        let x = self.convs.iter().fold(pooled, |x, conv| conv.forward(&x));
+        self.logits.forward(&self.deconv.forward_relu(&x)).into_nhwc()
+    }
+}
+
+/// Moves the four cells that a cell became to their places, `[N, H, 4 W, C]` to `[N, 2 H, 2 W, C]`.
+pub(super) fn spread(folded: Tensor<4>) -> Tensor<4> {
+    let [batch, height, width, channels] = folded.dims();
+    folded.reshape([batch * height, width / 4, 2, 2, channels]).permute([0, 2, 1, 3, 4]).reshape([
+        batch,
+        2 * height,
+        width / 2,
+        channels,
+    ])
 }
 
 /// Transposed 2x2 convolution of stride 2.
 ///
-/// Kernels do not overlap, so it is one matrix product that turns the channels of a cell into those of the four cells it
-/// becomes.
+/// Kernels do not overlap, so it is a 1x1 convolution that turns the channels of a cell into those of the four cells it becomes.
 #[derive(Module, Debug)]
 pub struct Deconv2x2 {
     /// `[C_in, C_out, 2, 2]`, PyTorch's order.
@@ -76,18 +98,17 @@ impl Deconv2x2 {
         Self { weight, bias: burn::module::Initializer::Zeros.init([out_channels], device) }
     }
 
-    fn forward(&self, x: FeatureMap) -> FeatureMap {
+    /// `max(deconv(x), 0)`, the four cells that a cell becomes side by side: `[N, H, W, C_in]` to `[N, H, 4 W, C_out]`.
+    fn forward_relu(&self, x: &FeatureMap) -> FeatureMap {
         let [batch, height, width, in_channels] = x.dims();
         let weight = self.weight.val();
         let [_, out_channels, _, _] = weight.dims();
         assert_shape!(weight, [in_channels, out_channels, 2, 2]);
-        let weight = weight.permute([0, 2, 3, 1]).reshape([in_channels, 4 * out_channels]);
-        let cells: Tensor<2> = x.into_nhwc().reshape([batch * height * width, in_channels]);
-        let fine = cells
-            .matmul(weight)
-            .reshape([batch * height, width, 2, 2, out_channels])
-            .permute([0, 2, 1, 3, 4])
-            .reshape([batch, 2 * height, 2 * width, out_channels]);
-        FeatureMap::from_nhwc(fine + self.bias.val().reshape([1, 1, 1, out_channels]))
+        let weight = weight.permute([2, 3, 1, 0]).reshape([4 * out_channels, in_channels, 1, 1]);
+        let bias = self.bias.val().reshape([1, out_channels]).repeat(&[4, 1]).reshape([4 * out_channels]);
+        let tail =
+            BlockTail { affine: [bias.ones_like().detach(), bias], residual: None, activation: Activation::Relu };
+        let cells = conv_block(x, &weight, &ConvGeometry::default(), tail, &PackedWeightCache::default());
+        FeatureMap::from_nhwc(cells.into_nhwc().reshape([batch, height, 4 * width, out_channels]))
     }
 }
