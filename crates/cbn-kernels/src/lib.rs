@@ -3,6 +3,7 @@
 //! Every kernel has a definition beside it that is compiled always and that the tests compare with, and gives the same bits
 //! for any number of threads. Threads are those of the current rayon pool.
 
+mod ahead;
 #[cfg(feature = "mimalloc")]
 mod allocator;
 mod block_gradient;

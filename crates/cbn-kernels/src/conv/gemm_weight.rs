@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::ConvShape;
 use super::microkernel::{LANES, PANEL, ROWS, multiply_transposed, panel_width, panels_len};
+use crate::ahead::Ahead;
 use crate::isa::{Kernels, Target, per_isa};
 use crate::scratch::with_scratch;
 
@@ -173,7 +174,9 @@ impl<const N: usize> Task<'_, N> {
                 row[valid..].fill(0.0);
             }
             let tile = &mut sums[first * TERMS..][..terms * width];
-            multiply_transposed(self.kernels, left, stride, panel, width, tile, accumulate);
+            // All operands are near: gathered just before.
+            let ahead = [Ahead::of(&left[..0]); 3];
+            multiply_transposed(self.kernels, (left, stride), (panel, width), tile, accumulate, ahead);
         }
     }
 

@@ -1,13 +1,17 @@
 //! The weight gradient of a 3x3 convolution: `dU_f = sum_t V_f[t]^T dM_f[t]`, then `dg = G^T dU G`.
 //!
-//! Tiles are cut into equal groups, [`group_tiles`], which are taken in blocks of some: first the groups are transformed in parallel, then the frequencies
-//! are summed in parallel, each over the groups in order. So the result does not depend on the number of threads, nor on how
-//! many groups there are in a block.
+//! Tiles are cut into equal groups, [`group_tiles`], which are taken in blocks of some: first the groups are transformed in
+//! parallel, then the frequencies are summed in parallel, each over the groups in order. So the result does not depend on
+//! the number of threads, nor on how many groups there are in a block.
+//!
+//! `V`, `dM` and `dU` do not fit the second-level cache, and waiting for the third would cost a quarter of the sums' time. So
+//! each part of the sums asks for what the next one reads ([`Ahead`]).
 
 use rayon::prelude::*;
 
 use super::filter::gather_weight_gradient;
 use super::tiles::{FREQUENCIES, Map, Strides, Tiling, tile_count, transform_inputs, transform_output_gradients};
+use crate::ahead::Ahead;
 use crate::conv::ConvShape;
 use crate::conv::microkernel::{LANES, PANEL, ROWS, multiply_transposed, panel_width, panels_len};
 use crate::isa::Kernels;
@@ -56,8 +60,9 @@ pub(crate) fn run<const N: usize>(
             parts.into_par_iter().enumerate().for_each(|(i, du)| {
                 for (j, group) in scratch.chunks_exact(group_len).enumerate() {
                     let tiles = maps.group.min(tiles.saturating_sub(j * maps.group));
-                    let [(v, stride), (dm, width)] = maps.part(i, group, tiles);
-                    multiply_transposed(kernels, v, stride, dm, width, du, block + j > 0);
+                    let [v, dm] = maps.part(i, group, tiles);
+                    let ahead = maps.ahead(i, group, tiles, du);
+                    multiply_transposed(kernels, v, dm, du, block + j > 0, ahead);
                 }
             });
         }
@@ -125,5 +130,17 @@ impl<const N: usize> Maps<'_, N> {
         let dm_start = panel * self.dm_strides(0).len() + frequency * dm_strides.frequency;
         let dm = &dm[dm_start..][..tiles * dm_strides.tile];
         [(v, v_strides.tile), (dm, dm_strides.tile)]
+    }
+
+    /// What part `i + 1` of the `dU` will need: its `dM`, its sums behind those of part `i`, and, if it is the first of a
+    /// frequency, its `V`, of which each part of the frequency before brings a share.
+    fn ahead(&self, i: usize, group: &[f32], tiles: usize, du: &[f32]) -> [Ahead; 3] {
+        let panels = self.target().div_ceil(PANEL);
+        let parts = N * FREQUENCIES * panels;
+        let [_, (dm, _)] = self.part((i + 1) % parts, group, tiles);
+        let [(v, _), _] = self.part((i / panels + 1) * panels % parts, group, tiles);
+        let share = i % panels;
+        let v = &v[v.len() * share / panels..v.len() * (share + 1) / panels];
+        [Ahead::of(v), Ahead::of(dm), Ahead::behind(du)]
     }
 }
