@@ -23,7 +23,6 @@ mod tests {
     /// The option has a number only in mimalloc.h, so an update of mimalloc could give it to another: before the call it must
     /// read as what mimalloc documents for the delay, 1000 ms in version 3, and after it as never.
     #[test]
-    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     fn the_option_is_the_delay_of_giving_memory_back() {
         // SAFETY: the function reads a number of the allocator's table of options.
         let delay = || unsafe { mi_option_get(PURGE_DELAY) };
