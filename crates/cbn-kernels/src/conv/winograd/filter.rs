@@ -78,6 +78,7 @@ fn transform_panel_body<T: Target>(
         Direction::Forward => (source * TAPS, TAPS),
         Direction::Backward => (TAPS, target * TAPS),
     };
+    let mut half = [[Lanes::ZERO; REACH]; 3];
     for s in 0..source {
         for column in (0..width).step_by(LANES) {
             let mut square = [[Lanes::ZERO; 3]; 3];
@@ -89,7 +90,7 @@ fn transform_panel_body<T: Target>(
                 }
             }
             let (stride, u) = (u_stride(source, width), &mut panel[s * width + column..]);
-            both_ways::<Filter, 3, REACH>(|r, s| square[r][s], |f, lanes| lanes.store(&mut u[f * stride..]));
+            both_ways::<Filter, 3, REACH>(|r, s| square[r][s], |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
         }
     }
 }
@@ -97,10 +98,11 @@ fn transform_panel_body<T: Target>(
 #[inline(always)]
 fn transform_packed_panel_body<T: Target>(panel: &[f32], source: usize, u: &mut [f32]) {
     let width = panel.len() / (TAPS * source);
+    let mut half = [[Lanes::ZERO; REACH]; 3];
     for at in (0..source * width).step_by(LANES) {
         let load = |r, s| Lanes::load(&panel[(r * 3 + s) * source * width + at..]);
         let (stride, u) = (u_stride(source, width), &mut u[at..]);
-        both_ways::<Filter, 3, REACH>(load, |f, lanes| lanes.store(&mut u[f * stride..]));
+        both_ways::<Filter, 3, REACH>(load, |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
     }
 }
 
@@ -121,11 +123,12 @@ pub(super) fn gather_weight_gradient(
 #[inline(always)]
 fn gather_panel_body<T: Target>(du: &[f32], stride: usize, source: usize, width: usize, grad_weight: &mut [f32]) {
     let valid = grad_weight.len() / (source * TAPS);
+    let mut half = [[Lanes::ZERO; 3]; REACH];
     for s in 0..source {
         for column in (0..valid).step_by(LANES) {
             let mut taps = [Lanes::ZERO; TAPS];
             let load = |y, x| Lanes::load(&du[(y * REACH + x) * stride + s * width + column..]);
-            both_ways::<FilterGradient, REACH, 3>(load, |tap, lanes| taps[tap] = lanes);
+            both_ways::<FilterGradient, REACH, 3>(load, |tap, lanes| taps[tap] = lanes, &mut half);
             for lane in 0..LANES.min(valid - column) {
                 let out = &mut grad_weight[((column + lane) * source + s) * TAPS..][..TAPS];
                 for (out, lanes) in out.iter_mut().zip(&taps) {

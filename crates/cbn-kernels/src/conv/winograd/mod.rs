@@ -19,7 +19,7 @@ use rayon::prelude::*;
 pub(crate) use self::filter::transform_panels;
 use self::filter::{Direction, transform_weight, u_len, u_stride};
 pub(crate) use self::tiles::tile_count;
-use self::tiles::{FREQUENCIES, Map, Strides, Tiling, transform_inputs, transform_outputs};
+use self::tiles::{FREQUENCIES, Finish, Map, Strides, Tiling, transform_inputs, transform_outputs};
 pub(crate) use self::weight_gradient::run as backward_weight;
 use super::ConvShape;
 use super::epilogue::Epilogue;
@@ -27,6 +27,7 @@ use super::microkernel::{LANES, PANEL, multiply_rows, panel_width};
 use super::packed_weight::Weight;
 use crate::isa::Kernels;
 use crate::scratch::with_scratch;
+use crate::stream;
 
 /// Tiles that share a pass over the transformed weight; a multiple of the micro-kernel's 6 rows.
 const BLOCK: usize = 60;
@@ -87,15 +88,17 @@ fn run(
     y: &mut [f32],
 ) {
     let mut tasks = Vec::new();
+    let is_streamed = stream::is_worth_it(y, target);
     let (mut rest, mut start) = (y, 0);
     for bands in task_bands(&tiling, rest.len() / target) {
         let end = tiling.first_pixel(bands.end) * target;
         let (y, tail) = rest.split_at_mut(end - start);
-        tasks.push((bands, epilogue.narrow(start, end), y));
+        let epilogue = epilogue.narrow(start, end);
+        tasks.push((bands, Finish { epilogue, first_pixel: start / target, is_streamed }, y));
         (rest, start) = (tail, end);
     }
-    tasks.into_par_iter().for_each(|(bands, epilogue, y)| {
-        Task { kernels, map, tiling, u, target, epilogue }.run(bands, y);
+    tasks.into_par_iter().for_each(|(bands, finish, y)| {
+        Task { kernels, map, tiling, u, target, finish }.run(bands, y);
     });
 }
 
@@ -120,23 +123,22 @@ struct Task<'a> {
     tiling: Tiling,
     u: &'a [f32],
     target: usize,
-    epilogue: Epilogue<'a>,
+    finish: Finish<'a>,
 }
 
 impl Task<'_> {
     fn run(&self, bands: Range<usize>, y: &mut [f32]) {
         let per_band = self.tiling.tiles_per_band();
-        let first_pixel = self.tiling.first_pixel(bands.start);
         for tiles in blocks(bands.start * per_band..bands.end * per_band, BLOCK) {
             let strides = Strides::new(self.map.channels, tiles.len());
             with_scratch(strides.len(), |v| {
                 transform_inputs(self.kernels, self.map, &self.tiling, tiles.clone(), strides, v);
-                self.multiply(v, strides, tiles, first_pixel, y);
+                self.multiply(v, strides, tiles, y);
             });
         }
     }
 
-    fn multiply(&self, v: &[f32], strides: Strides, tiles: Range<usize>, first_pixel: usize, y: &mut [f32]) {
+    fn multiply(&self, v: &[f32], strides: Strides, tiles: Range<usize>, y: &mut [f32]) {
         let source = self.map.channels;
         let frequencies = v.chunks_exact(strides.frequency);
         let rows = frequencies.flat_map(|v| v.chunks_exact(strides.tile)).map(|row| &row[..source]);
@@ -161,7 +163,7 @@ impl Task<'_> {
                 }
                 let channels = (first, width.min(self.target - first), self.target);
                 let (tiling, tiles) = (&self.tiling, tiles.clone());
-                transform_outputs(self.kernels, m, m_strides, tiling, tiles, &self.epilogue, channels, first_pixel, y);
+                transform_outputs(self.kernels, m, m_strides, tiling, tiles, &self.finish, channels, y);
             }
         });
     }

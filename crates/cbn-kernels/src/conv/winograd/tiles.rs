@@ -5,10 +5,11 @@
 
 use std::ops::Range;
 
-use super::lanes::{Input, Lanes, Output, OutputGradient, Transform, both_ways};
+use super::lanes::{Half, Input, Lanes, Output, OutputGradient, Transform, both_ways};
 use crate::conv::epilogue::Epilogue;
 use crate::conv::microkernel::{LANES, PANEL};
 use crate::isa::{Target, per_isa, prefetch};
+use crate::stream::Stream;
 
 /// Outputs of a tile, per side.
 pub(super) const SIDE: usize = 4;
@@ -62,6 +63,17 @@ impl Tiling {
     }
 }
 
+/// What happens to the outputs of a task.
+#[derive(Clone, Copy)]
+pub(super) struct Finish<'a> {
+    /// Narrowed to the task's part of the output.
+    pub epilogue: Epilogue<'a>,
+    /// The output pixel that the task's part of the output starts with.
+    pub first_pixel: usize,
+    /// Whether they are written past the caches.
+    pub is_streamed: bool,
+}
+
 /// Where transformed tiles lie: frequency `f` of tile `t` starts at `f * frequency + t * tile`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Strides {
@@ -95,10 +107,10 @@ per_isa! {
 }
 
 per_isa! {
-    /// `y = A^T M A`, finished, to channels `first ..` of `y`, which starts with output pixel `first_pixel`.
+    /// `y = A^T M A`, finished, to channels (first, count, of all) of `y`.
     pub(super) fn transform_outputs(
-        m: &[f32], strides: Strides, tiling: &Tiling, tiles: Range<usize>, epilogue: &Epilogue<'_>,
-        channels: (usize, usize, usize), first_pixel: usize, y: &mut [f32],
+        m: &[f32], strides: Strides, tiling: &Tiling, tiles: Range<usize>, finish: &Finish<'_>,
+        channels: (usize, usize, usize), y: &mut [f32],
     ) = transform_outputs_body
 }
 
@@ -115,13 +127,14 @@ fn transform_inputs_body<T: Target>(
         let corner = [y as isize - tiling.padding[0] as isize, x as isize - tiling.padding[1] as isize];
         Square::<REACH>::new(map, image, corner)
     };
+    let mut half = [[Lanes::ZERO; REACH]; REACH];
     for (i, tile) in tiles.enumerate() {
         let (square, next) = (square(tile), square(tile + 1));
         for c in (0..map.channels).step_by(LANES) {
             next.prefetch(map, REACH - SIDE, c);
             let out = &mut v[i * strides.tile + c..];
             let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
-            square.transform::<Input, REACH>(map, c, store);
+            square.transform::<Input, REACH>(map, c, store, &mut half);
         }
     }
 }
@@ -139,13 +152,14 @@ fn transform_output_gradients_body<T: Target>(
         let (image, y, x) = tiling.position(tile);
         Square::<SIDE>::new(map, image, [y as isize, x as isize])
     };
+    let mut half = [[Lanes::ZERO; REACH]; SIDE];
     for (i, tile) in tiles.enumerate() {
         let (square, next) = (square(tile), square(tile + 1));
         for c in (0..strides.tile).step_by(LANES) {
             next.prefetch(map, 0, first + c);
             let out = &mut dm[i * strides.tile + c..];
             let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
-            square.transform::<OutputGradient, REACH>(map, first + c, store);
+            square.transform::<OutputGradient, REACH>(map, first + c, store, &mut half);
         }
     }
 }
@@ -203,24 +217,25 @@ impl<const N: usize> Square<N> {
         map: Map<'_>,
         channel: usize,
         store: impl FnMut(usize, Lanes),
+        half: &mut Half<N, M>,
     ) {
         let is_whole = channel + LANES <= map.channels && !map.data.is_empty();
         match self {
             Self::Inside(start) if is_whole => {
                 let load = |y, x| Lanes::load(&map.data[start + (y * map.width + x) * map.channels + channel..]);
-                both_ways::<F, N, M>(load, store);
+                both_ways::<F, N, M>(load, store, half);
             }
             Self::Across(starts, masks) if is_whole => {
                 let load = |y: usize, x: usize| Lanes::load(&map.data[starts[y][x] + channel..]).and(masks[y][x]);
-                both_ways::<F, N, M>(load, store);
+                both_ways::<F, N, M>(load, store, half);
             }
             Self::Inside(start) => {
                 let start = |y, x| start + (y * map.width + x) * map.channels;
-                both_ways::<F, N, M>(|y, x| load_part(map, start(y, x), channel), store);
+                both_ways::<F, N, M>(|y, x| load_part(map, start(y, x), channel), store, half);
             }
             Self::Across(starts, masks) => {
                 let load = |y: usize, x: usize| load_part(map, starts[y][x], channel).and(masks[y][x]);
-                both_ways::<F, N, M>(load, store);
+                both_ways::<F, N, M>(load, store, half);
             }
         }
     }
@@ -240,17 +255,23 @@ fn transform_outputs_body<T: Target>(
     strides: Strides,
     tiling: &Tiling,
     tiles: Range<usize>,
-    epilogue: &Epilogue<'_>,
+    finish: &Finish<'_>,
     (first, count, all): (usize, usize, usize),
-    first_pixel: usize,
     y: &mut [f32],
 ) {
+    let Finish { epilogue, first_pixel, is_streamed } = *finish;
+    let mut half = [[Lanes::ZERO; SIDE]; REACH];
+    let mut finished = [[0.0; PANEL]; SIDE * SIDE];
+    let stream = Stream;
     for (i, tile) in tiles.enumerate() {
-        let mut finished = [[0.0; PANEL]; SIDE * SIDE];
         for c in (0..strides.tile).step_by(LANES) {
             let m = &m[i * strides.tile + c..];
             let load = |y, x| Lanes::load(&m[(y * REACH + x) * strides.frequency..]);
-            both_ways::<Output, REACH, SIDE>(load, |pixel, lanes| lanes.store(&mut finished[pixel][c..c + LANES]));
+            both_ways::<Output, REACH, SIDE>(
+                load,
+                |pixel, lanes| lanes.store(&mut finished[pixel][c..c + LANES]),
+                &mut half,
+            );
         }
         let (image, top, left) = tiling.position(tile);
         for (j, sums) in finished.iter_mut().enumerate() {
@@ -258,7 +279,12 @@ fn transform_outputs_body<T: Target>(
             if row < tiling.height && column < tiling.width {
                 let pixel = (image * tiling.height + row) * tiling.width + column - first_pixel;
                 let start = pixel * all + first;
-                epilogue.write(sums, first, start, &mut y[start..start + count]);
+                if is_streamed {
+                    epilogue.apply(&mut sums[..count], first, start);
+                    stream.copy(&sums[..count], &mut y[start..start + count]);
+                } else {
+                    epilogue.write(sums, first, start, &mut y[start..start + count]);
+                }
             }
         }
     }
