@@ -147,7 +147,7 @@ impl Task<'_> {
                     with_scratch(panels_len(plan.group_target(), pixels.len()), |tiles| {
                         tiles.par_chunks_mut(PANEL * pixels.len()).enumerate().for_each(|(i, tile)| {
                             self.with_panel(weight, phase, group, i * PANEL, |panel| {
-                                self.multiply_panel(rows, pixels.len(), panel, tile);
+                                self.multiply_panel((rows, i == 0), pixels.len(), panel, tile);
                             });
                         });
                         for (i, tile) in tiles.chunks_mut(PANEL * pixels.len()).enumerate() {
@@ -188,7 +188,8 @@ impl Task<'_> {
                     for first in (0..plan.group_target()).step_by(PANEL) {
                         let width = panel_width(plan.group_target(), first);
                         let tile = &mut tile[..pixels.len() * width];
-                        self.multiply_panel(rows, pixels.len(), &packed[first * depth..][..width * depth], tile);
+                        let panel = &packed[first * depth..][..width * depth];
+                        self.multiply_panel((rows, first == 0), pixels.len(), panel, tile);
                         self.finish(tile, group, first, pixels, y);
                     }
                 });
@@ -199,6 +200,13 @@ impl Task<'_> {
     /// Calls `work` with what the pixels read.
     fn with_rows(&self, phase: &Phase, pixels: &[Pixel], group: usize, work: impl FnOnce(&Rows<'_>)) {
         let depth = self.plan.depth(phase);
+        if self.plan.is_pointwise() {
+            // Pixels and what they read are in the same order.
+            let (first, channels) = (self.first_pixel + pixels[0].at, self.plan.source[2]);
+            let source = self.x[first * channels..].chunks_exact(channels).take(pixels.len());
+            let slices = source.map(|pixel| &pixel[group * depth..(group + 1) * depth]).collect();
+            return work(&Rows { slices, segment_lens: vec![depth] });
+        }
         with_scratch((pixels.len() + 1) * depth, |copies| {
             let locations = self.locate(phase, pixels, group, copies);
             let (zeros, copies) = copies.split_at(depth);
@@ -271,8 +279,8 @@ impl Task<'_> {
         }
     }
 
-    /// `tile`, a row per pixel, = the rows times the panel.
-    fn multiply_panel(&self, rows: &Rows<'_>, num_pixels: usize, panel: &[f32], tile: &mut [f32]) {
+    /// `tile`, a row per pixel, = the rows times the panel. The first panel finds the rows far away.
+    fn multiply_panel(&self, (rows, are_far): (&Rows<'_>, bool), num_pixels: usize, panel: &[f32], tile: &mut [f32]) {
         let width = tile.len() / num_pixels;
         let mut panel = panel;
         let mut accumulate = false;
@@ -280,7 +288,7 @@ impl Task<'_> {
             for skip in (0..len).step_by(DEPTH) {
                 let (part, rest) = panel.split_at((len - skip).min(DEPTH) * width);
                 panel = rest;
-                multiply_rows(self.kernels, rows, skip, part, width, tile, accumulate);
+                multiply_rows(self.kernels, (rows, are_far), skip, (part, width), tile, accumulate);
                 accumulate = true;
             }
         }

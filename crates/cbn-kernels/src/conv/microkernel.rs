@@ -5,7 +5,7 @@
 //! of the baseline 2 by 16 is 8. Each output is summed in one order, whatever block it falls into.
 
 use crate::ahead::{Ahead, Walk};
-use crate::isa::{Target, per_isa};
+use crate::isa::{Target, per_isa, prefetch};
 
 /// Floats in one AVX-512 register; the unit of every padded channel count.
 pub(crate) const LANES: usize = 16;
@@ -17,9 +17,10 @@ pub(crate) const ROWS: usize = 6;
 per_isa! {
     /// `tile[i][j] (+)= sum_k rows[i][skip + k] * panel[k][j]`, where `k` runs over the panel's rows.
     ///
-    /// `tile` has `rows.len()` rows of `width`. It is added to if `accumulate`, else overwritten.
+    /// `tile` has `rows.len()` rows of `width`. It is added to if `accumulate`, else overwritten. If the rows `are_far`, that is in
+    /// no near cache, they are asked for in time.
     pub(crate) fn multiply_rows(
-        rows: &[&[f32]], skip: usize, panel: &[f32], width: usize, tile: &mut [f32], accumulate: bool,
+        rows: (&[&[f32]], bool), skip: usize, panel: (&[f32], usize), tile: &mut [f32], accumulate: bool,
     ) = multiply_rows_body
 }
 
@@ -43,10 +44,9 @@ struct Right<'a> {
 
 #[inline(always)]
 fn multiply_rows_body<T: Target>(
-    rows: &[&[f32]],
+    rows: (&[&[f32]], bool),
     skip: usize,
-    panel: &[f32],
-    width: usize,
+    (panel, width): (&[f32], usize),
     tile: &mut [f32],
     accumulate: bool,
 ) {
@@ -71,14 +71,19 @@ fn multiply_rows_body<T: Target>(
 /// All rows against V registers of columns, R rows at a time.
 #[inline(always)]
 fn row_blocks<T: Target, const R: usize, const V: usize>(
-    rows: &[&[f32]],
+    (rows, are_far): (&[&[f32]], bool),
     skip: usize,
     right: Right<'_>,
     tile: &mut [f32],
     accumulate: bool,
 ) {
     let depth = right.panel.len() / right.width;
-    for (block, tile) in rows.chunks(R).zip(tile.chunks_mut(R * right.width)) {
+    for (i, (block, tile)) in rows.chunks(R).zip(tile.chunks_mut(R * right.width)).enumerate() {
+        if are_far && right.column == 0 {
+            for row in rows.iter().skip((i + 1) * R).take(R) {
+                (skip..skip + depth).step_by(LANES).for_each(|at| prefetch(row, at));
+            }
+        }
         // A short last block repeats its last row; the repeats are not stored.
         let left: [&[f32]; R] = std::array::from_fn(|r| &block[r.min(block.len() - 1)][skip..skip + depth]);
         let sums = row_block::<T, R, V>(left, right);

@@ -85,6 +85,15 @@ impl Plan {
         self.target[2] / self.groups
     }
 
+    /// Whether every pixel reads the one in the same place and nothing else.
+    pub(crate) fn is_pointwise(&self) -> bool {
+        let is_here = |segment: &Segment| segment.dy == 0 && segment.dx == 0 && segment.taps == 1;
+        self.source[2] > 0
+            && self.source[..2] == self.target[..2]
+            && self.step == [1, 1]
+            && matches!(self.phases.as_slice(), [phase] if matches!(phase.segments.as_slice(), [one] if is_here(one)))
+    }
+
     /// Floats of a segment.
     pub(crate) fn segment_len(&self, segment: &Segment) -> usize {
         segment.taps * self.group_source()

@@ -151,15 +151,8 @@ impl Task<'_> {
                 let panel = &self.u[first / PANEL * FREQUENCIES * u_stride(source, PANEL)..];
                 let frequencies = rows.chunks_exact(tiles.len()).zip(panel.chunks_exact(u_stride(source, width)));
                 for ((rows, u), m) in frequencies.zip(m.chunks_exact_mut(m_strides.frequency)) {
-                    multiply_rows(
-                        self.kernels,
-                        rows,
-                        0,
-                        &u[..source * width],
-                        width,
-                        &mut m[..tiles.len() * width],
-                        false,
-                    );
+                    let panel = (&u[..source * width], width);
+                    multiply_rows(self.kernels, (rows, false), 0, panel, &mut m[..tiles.len() * width], false);
                 }
                 let channels = (first, width.min(self.target - first), self.target);
                 let (tiling, tiles) = (&self.tiling, tiles.clone());
