@@ -118,6 +118,16 @@ fn detector_shapes_agree_with_the_definition() {
     check(&square([512, 64], 6, 3, 1));
 }
 
+/// Their data gradients join the phases of the stride in one product; sizes that the stride does not divide leave parts of blocks.
+#[test]
+fn few_channels_with_strides_agree_with_the_definition() {
+    for (channels, size) in [(1, 12), (2, 13), (3, 14), (4, 15)] {
+        check(&square([channels, 17], size, 7, 2));
+        check(&ConvShape { stride: [3, 2], padding: [1, 2], ..square([channels, 17], size, 5, 2) });
+        check(&ConvShape { stride: [2, 1], dilation: [1, 2], ..square([channels, 17], size, 3, 2) });
+    }
+}
+
 #[test]
 fn groups_and_depthwise_agree_with_the_definition() {
     for groups in [2, 4, 32] {
@@ -181,20 +191,25 @@ fn epilogue_scales_shifts_adds_and_clips() {
 /// Outputs that start on a cache line and have 32 MiB are written past the caches, others are not.
 #[test]
 fn large_outputs_have_the_same_bits_wherever_they_lie() {
-    let shape = ConvShape { batch: 1, in_width: 1025, ..square([3, 16], 513, 1, 1) };
+    for kernel in [1, 3] {
+        check_streamed(&ConvShape { batch: 1, in_width: 1025, ..square([3, 16], 513, kernel, 1) });
+    }
+}
+
+fn check_streamed(shape: &ConvShape) {
     let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
     let shift = values(shape.out_channels, 5);
     let epilogue = Epilogue { shift: Some(&shift), relu: true, ..Epilogue::default() };
     let mut memory = vec![7.0; shape.output_len() + 32];
     let aligned = memory.as_ptr().align_offset(64);
-    for method in methods(&shape) {
+    for method in methods(shape) {
         let mut at = |start: usize| {
             let y = &mut memory[start..start + shape.output_len()];
             y.fill(7.0);
-            method.forward(&shape, &x, &weight, &epilogue, y);
+            method.forward(shape, &x, &weight, &epilogue, y);
             y.to_vec()
         };
-        assert!(at(aligned) == at(aligned + 1), "{method:?}");
+        assert!(at(aligned) == at(aligned + 1), "{shape:?} by {method:?}");
     }
 }
 

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
-use super::microkernel::{LANES, PANEL, ROWS, multiply_rows, panel_width, panels_len};
+use super::microkernel::{LANES, PANEL, ROWS, multiply_rows, multiply_short_rows, panel_width, panels_len};
 use super::packed_weight::Weight;
 use super::plan::{Phase, Plan, Segment};
 use crate::isa::{Kernels, Target, per_isa};
@@ -211,14 +211,14 @@ impl Task<'_> {
             let locations = self.locate(phase, pixels, group, copies);
             let (zeros, copies) = copies.split_at(depth);
             let segment_lens = segment_lens(self.plan, phase);
-            let slices = locations.chunks(pixels.len()).zip(&segment_lens).flat_map(|(locations, &len)| {
-                locations.iter().map(move |location| match *location {
+            let mut slices = Vec::with_capacity(locations.len());
+            for (locations, &len) in locations.chunks(pixels.len()).zip(&segment_lens) {
+                slices.extend(locations.iter().map(|location| match *location {
                     Location::Zero => &zeros[..len],
                     Location::Source(start) => &self.x[start..start + len],
                     Location::Copied(start) => &copies[start..start + len],
-                })
-            });
-            let slices = slices.collect();
+                }));
+            }
             work(&Rows { slices, segment_lens });
         });
     }
@@ -238,21 +238,21 @@ impl Task<'_> {
         let mut locations = Vec::with_capacity(phase.segments.len() * pixels.len());
         for segment in &phase.segments {
             let taps = segment.taps as isize;
-            for pixel in pixels {
+            let len = self.plan.segment_len(segment);
+            locations.extend(pixels.iter().map(|pixel| {
                 let (y, x) = (pixel.y + segment.dy, pixel.x + segment.dx);
-                let is_outside = y < 0 || y >= height as isize || x + taps <= 0 || x >= width as isize;
-                locations.push(if is_outside {
+                if y < 0 || y >= height as isize || x + taps <= 0 || x >= width as isize {
                     Location::Zero
                 } else if x >= 0 && x + taps <= width as isize {
                     let at = (pixel.image * height + y as usize) * width + x as usize;
                     Location::Source(at * channels + first_channel)
                 } else {
                     let start = used;
-                    used += self.plan.segment_len(segment);
+                    used += len;
                     self.copy_segment(segment, pixel, first_channel, &mut copies[start..used]);
                     Location::Copied(start)
-                });
-            }
+                }
+            }));
         }
         locations
     }
@@ -282,6 +282,9 @@ impl Task<'_> {
     /// `tile`, a row per pixel, = the rows times the panel. The first panel finds the rows far away.
     fn multiply_panel(&self, (rows, are_far): (&Rows<'_>, bool), num_pixels: usize, panel: &[f32], tile: &mut [f32]) {
         let width = tile.len() / num_pixels;
+        if let Some(len) = short_len(&rows.segment_lens) {
+            return multiply_short_rows(self.kernels, &rows.slices, len, (panel, width), tile);
+        }
         let mut panel = panel;
         let mut accumulate = false;
         for (rows, &len) in rows.slices.chunks(num_pixels).zip(&rows.segment_lens) {
@@ -347,6 +350,13 @@ fn copy_short(from: &[f32], to: &mut [f32]) {
     } else {
         to.copy_from_slice(from);
     }
+}
+
+/// The length of all segments, if several together are no deeper than what is used at a time.
+fn short_len(segment_lens: &[usize]) -> Option<usize> {
+    let len = *segment_lens.first()?;
+    let are_short = segment_lens.len() > 1 && segment_lens.len() * len <= DEPTH;
+    (are_short && segment_lens.iter().all(|&other| other == len)).then_some(len)
 }
 
 /// Floats of each row that [`Task::locate`] returns.

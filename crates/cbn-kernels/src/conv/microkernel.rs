@@ -25,6 +25,13 @@ per_isa! {
 }
 
 per_isa! {
+    /// `tile[i][j] = sum_s sum_k rows[s][i][k] * panel[s * len + k][j]`: as [`multiply_rows`] for short rows in several segments of
+    /// `len` each, `rows` being `[segment][row]`.
+    pub(crate) fn multiply_short_rows(rows: &[&[f32]], len: usize, panel: (&[f32], usize), tile: &mut [f32])
+        = multiply_short_rows_body
+}
+
+per_isa! {
     /// `tile[i][j] (+)= sum_p left[p][i] * panel[p][j]`: the transposed product, for weight gradients.
     ///
     /// `left` comes with its `stride`, `panel` with its `width`. `tile` has rows of `width`; `stride` is at least its number of rows rounded up to [`ROWS`]. It is added to if
@@ -55,6 +62,8 @@ fn multiply_rows_body<T: Target>(
         (true, 64) => row_blocks::<T, 6, 4>(rows, skip, right, tile, accumulate),
         (true, 48) => row_blocks::<T, 6, 3>(rows, skip, right, tile, accumulate),
         (true, 32) => row_blocks::<T, 6, 2>(rows, skip, right, tile, accumulate),
+        // Six sums would wait for each other.
+        (true, 16) => row_blocks::<T, 12, 1>(rows, skip, right, tile, accumulate),
         _ => {
             for column in (0..width).step_by(LANES) {
                 let right = Right { column, ..right };
@@ -66,6 +75,62 @@ fn multiply_rows_body<T: Target>(
             }
         }
     }
+}
+
+#[inline(always)]
+fn multiply_short_rows_body<T: Target>(rows: &[&[f32]], len: usize, (panel, width): (&[f32], usize), tile: &mut [f32]) {
+    let right = Right { panel, width, column: 0 };
+    match (T::IS_WIDE, width) {
+        (true, 64) => short_row_blocks::<T, 6, 4>(rows, len, right, tile),
+        (true, 48) => short_row_blocks::<T, 6, 3>(rows, len, right, tile),
+        (true, 32) => short_row_blocks::<T, 6, 2>(rows, len, right, tile),
+        (true, 16) => short_row_blocks::<T, 12, 1>(rows, len, right, tile),
+        _ => {
+            for column in (0..width).step_by(LANES) {
+                let right = Right { column, ..right };
+                if T::HAS_FMA {
+                    short_row_blocks::<T, 6, 1>(rows, len, right, tile);
+                } else {
+                    short_row_blocks::<T, 2, 1>(rows, len, right, tile);
+                }
+            }
+        }
+    }
+}
+
+/// [`row_blocks`] of [`multiply_short_rows`].
+#[inline(always)]
+fn short_row_blocks<T: Target, const R: usize, const V: usize>(
+    rows: &[&[f32]],
+    len: usize,
+    right: Right<'_>,
+    tile: &mut [f32],
+) {
+    let count = tile.len() / right.width;
+    for (i, tile) in tile.chunks_mut(R * right.width).enumerate() {
+        let sums = short_row_block::<T, R, V>(rows, [i * R, count], len, right);
+        store(&sums, right, tile, false);
+    }
+}
+
+#[inline(always)]
+fn short_row_block<T: Target, const R: usize, const V: usize>(
+    rows: &[&[f32]],
+    [first, count]: [usize; 2],
+    len: usize,
+    right: Right<'_>,
+) -> [[[f32; LANES]; V]; R] {
+    let mut sums = [[[0.0; LANES]; V]; R];
+    for (rows, panel) in rows.chunks_exact(count).zip(right.panel.chunks_exact(len * right.width)) {
+        let left: [&[f32]; R] = std::array::from_fn(|r| &rows[(first + r).min(count - 1)][..len]);
+        for (k, row) in panel.chunks_exact(right.width).enumerate() {
+            let row = load::<V>(row, right.column);
+            for r in 0..R {
+                fused_multiply_add::<T, V>(&mut sums[r], left[r][k], &row);
+            }
+        }
+    }
+    sums
 }
 
 /// All rows against V registers of columns, R rows at a time.

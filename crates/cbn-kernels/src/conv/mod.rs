@@ -7,6 +7,7 @@ mod depthwise;
 mod epilogue;
 mod gemm;
 mod gemm_weight;
+mod interleaved;
 mod microkernel;
 mod packed_weight;
 mod plan;
@@ -143,6 +144,9 @@ impl Method {
             return grad_x.fill(0.0);
         }
         match self.algorithm {
+            Algorithm::Gemm if interleaved::is_worth_it(shape) => {
+                interleaved::backward_input(kernels, shape, grad_y, weight, grad_x);
+            }
             Algorithm::Gemm => {
                 let plan = Plan::backward_input(shape);
                 gemm::run(kernels, &plan, grad_y, Weight::Plain(weight), &Epilogue::default(), grad_x);

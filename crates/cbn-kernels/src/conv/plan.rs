@@ -77,6 +77,21 @@ impl Plan {
         }
     }
 
+    /// A convolution of stride 1 whose first tap reads at `offset`, with a weight `[K, C, kh, kw]`.
+    pub(crate) fn dense(source: [usize; 3], target: [usize; 3], kernel: [usize; 2], offset: [isize; 2]) -> Self {
+        let taps = kernel[0] * kernel[1];
+        let tap = |tap: usize| (offset[0] + (tap / kernel[1]) as isize, offset[1] + (tap % kernel[1]) as isize, tap);
+        Self {
+            source,
+            target,
+            groups: 1,
+            step: [1, 1],
+            phase_count: [1, 1],
+            phases: vec![Phase::new((0..taps).map(tap).collect(), true)],
+            weight_strides: [source[2] * taps, taps],
+        }
+    }
+
     pub(crate) fn group_source(&self) -> usize {
         self.source[2] / self.groups
     }
@@ -195,7 +210,7 @@ impl Phase {
 
     /// Segments this short are copied next to each other first: the micro-kernel's fixed cost would show.
     pub(crate) fn is_gathered(&self, group_source: usize) -> bool {
-        self.segments.len() > 1 && self.segments.iter().all(|segment| segment.taps * group_source < 2 * LANES)
+        self.segments.len() > 1 && self.segments.iter().all(|segment| segment.taps * group_source < LANES)
     }
 }
 
@@ -205,7 +220,7 @@ fn kernel_taps(shape: &ConvShape) -> impl Iterator<Item = (usize, [usize; 2])> +
 }
 
 /// `(phase + padding - at * dilation) / stride`, if that is whole: where tap `at` reads the output's gradient.
-fn source_offset(shape: &ConvShape, axis: usize, phase: usize, at: usize) -> Option<isize> {
+pub(crate) fn source_offset(shape: &ConvShape, axis: usize, phase: usize, at: usize) -> Option<isize> {
     let distance = (phase + shape.padding[axis]) as isize - (at * shape.dilation[axis]) as isize;
     let stride = shape.stride[axis] as isize;
     (distance % stride == 0).then(|| distance / stride)
