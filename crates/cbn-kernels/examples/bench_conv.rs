@@ -64,19 +64,14 @@ impl Case {
 
     /// Results are allocated anew, as in a network and as PyTorch does.
     fn forward(&self) -> Duration {
-        let (elapsed, y) = server::timed(|| {
-            let mut y = vec![0.0; self.shape.output_len()];
-            conv2d_forward(&self.shape, &self.x, &self.weight, &Epilogue::default(), &mut y);
-            y
-        });
+        let (elapsed, y) = server::timed(|| conv2d_forward(&self.shape, &self.x, &self.weight, &Epilogue::default()));
         black_box(y);
         elapsed
     }
 
     fn backward(&self) -> Duration {
         let (elapsed, gradients) = server::timed(|| {
-            let mut grad_x = vec![0.0; self.x.len()];
-            conv2d_backward_input(&self.shape, &self.grad_y, &self.weight, &mut grad_x);
+            let grad_x = conv2d_backward_input(&self.shape, &self.grad_y, &self.weight);
             let mut grad_weight = vec![0.0; self.weight.len()];
             conv2d_backward_weight(&self.shape, &self.x, &self.grad_y, &mut grad_weight);
             (grad_x, grad_weight)

@@ -13,6 +13,7 @@
 use rayon::prelude::*;
 
 use crate::isa::{Isa, Kernels, Target, per_isa};
+use crate::out::{self, Out};
 
 /// Pixels summed in `f32`: relative error of a few 1e-7 at most, also for sums of equal signs.
 const BLOCK: usize = 64;
@@ -51,11 +52,11 @@ impl BlockGradientSums {
     }
 }
 
-/// Writes `g = grad_out * (out > 0)` and sums it, in one pass: the backward step of a block with a ReLU.
+/// `g = grad_out * (out > 0)` and its sums, in one pass: the backward step of a block with a ReLU.
 ///
 /// # Shapes
 ///
-/// `out`, `residual`, `grad_out`, `g`: channels-last, any length that is a multiple of `channels`.
+/// `out`, `residual`, `grad_out`, and `g`: channels-last, any length that is a multiple of `channels`.
 ///
 /// # Panics
 ///
@@ -65,19 +66,23 @@ pub fn relu_block_gradient(
     residual: Option<&[f32]>,
     grad_out: &[f32],
     channels: usize,
-    g: &mut [f32],
-) -> BlockGradientSums {
+) -> (Vec<f32>, BlockGradientSums) {
     let range = check(out, residual, grad_out, channels);
-    assert_eq!(g.len(), out.len(), "all maps have one shape");
     let kernels = Kernels::new(Isa::detect());
-    let parts = out.par_chunks(range).zip(grad_out.par_chunks(range)).zip(g.par_chunks_mut(range)).enumerate();
-    let sums = parts.map(|(i, ((out, grad_out), g))| {
-        let mut sums = vec![0.0; 2 * channels];
-        let residual = residual.map(|residual| &residual[i * range..i * range + out.len()]);
-        mask_and_add(kernels, out, residual, grad_out, g, &mut sums);
-        sums
-    });
-    total(sums.collect(), channels)
+    let mut sums = Vec::new();
+    let write = |g: &mut Out| {
+        let parts = out.par_chunks(range).zip(grad_out.par_chunks(range)).zip(g.par_chunks_mut(range)).enumerate();
+        let part_sums = parts.map(|(i, ((out, grad_out), g))| {
+            let mut sums = vec![0.0; 2 * channels];
+            let residual = residual.map(|residual| &residual[i * range..i * range + out.len()]);
+            mask_and_add(kernels, out, residual, grad_out, g, &mut sums);
+            sums
+        });
+        sums = part_sums.collect();
+    };
+    // SAFETY: the three maps are cut alike, and every element of every part is written.
+    let g = unsafe { out::filled(out.len(), write) };
+    (g, total(sums, channels))
 }
 
 /// The sums of a block without a ReLU, where `g` is `grad_out`.
@@ -122,7 +127,7 @@ fn total(parts: Vec<Vec<f64>>, channels: usize) -> BlockGradientSums {
 
 per_isa! {
     /// Writes `g`; adds to `sums`, `[2][K]`.
-    fn mask_and_add(out: &[f32], residual: Option<&[f32]>, grad_out: &[f32], g: &mut [f32], sums: &mut [f64])
+    fn mask_and_add(out: &[f32], residual: Option<&[f32]>, grad_out: &[f32], g: &mut Out, sums: &mut [f64])
         = mask_and_add_body
 }
 
@@ -137,15 +142,17 @@ fn mask_and_add_body<T: Target>(
     out: &[f32],
     residual: Option<&[f32]>,
     grad_out: &[f32],
-    g: &mut [f32],
+    g: &mut Out,
     sums: &mut [f64],
 ) {
     let block = BLOCK * (sums.len() / 2);
     let blocks = out.chunks(block).zip(grad_out.chunks(block)).zip(g.chunks_mut(block)).enumerate();
     for (i, ((out, grad_out), g)) in blocks {
         for ((out, grad), g) in out.iter().zip(grad_out).zip(&mut *g) {
-            *g = if *out > 0.0 { *grad } else { 0.0 };
+            g.write(if *out > 0.0 { *grad } else { 0.0 });
         }
+        // SAFETY: the blocks of the three maps have the same length, so all of it has just been written.
+        let g = unsafe { g.assume_init_ref() };
         add_body::<T>(out, residual.map(|residual| &residual[i * block..i * block + out.len()]), g, sums);
     }
 }

@@ -13,6 +13,7 @@ mod isa;
 mod map_shape;
 mod moments;
 mod nms;
+mod out;
 mod paste;
 mod pool;
 pub mod roi_align;

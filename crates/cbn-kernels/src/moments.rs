@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use crate::isa::{Isa, Kernels, Target, per_isa};
+use crate::out::{self, Out};
 
 /// Pixels summed in `f32`: relative error of a few 1e-7 at most, also for sums of equal signs.
 const BLOCK: usize = 64;
@@ -58,17 +59,20 @@ pub fn norm_backward_sums(y: &[f32], grad: &[f32], mean: &[f32], relu: Option<Cl
     (narrow(sums), narrow(products))
 }
 
-/// `out = scale * x + shift` per channel, negative results zero if `relu`.
+/// `scale * x + shift` per channel, negative results zero if `relu`.
 ///
 /// # Panics
 ///
 /// If the lengths do not fit.
-pub fn affine(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f32]) {
-    assert_eq!(x.len(), out.len(), "input and output have one shape");
+pub fn affine(x: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f32> {
     let kernels = Kernels::new(Isa::detect());
-    for_each_part(scale, shift, out, |start, out| {
-        affine_part(kernels, &x[start..start + out.len()], scale, shift, relu, out);
-    });
+    let write = |out: &mut Out| {
+        for_each_part(scale, shift, out, |start, out| {
+            affine_part(kernels, &x[start..start + out.len()], scale, shift, relu, out);
+        });
+    };
+    // SAFETY: the parts are all of the output and whole pixels, of which every channel is written.
+    unsafe { out::filled(x.len(), write) }
 }
 
 /// `y = scale * y + shift` per channel, negative results zero if `relu`.
@@ -78,10 +82,10 @@ pub fn affine(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f3
 /// If the lengths do not fit.
 pub fn affine_in_place(y: &mut [f32], scale: &[f32], shift: &[f32], relu: bool) {
     let kernels = Kernels::new(Isa::detect());
-    for_each_part(scale, shift, y, |_, y| affine_part_in_place(kernels, scale, shift, relu, y));
+    for_each_part(scale, shift, y, |_, y: &mut [f32]| affine_part_in_place(kernels, scale, shift, relu, y));
 }
 
-/// `out = of_grad * grad + of_y * (y - origin) + constant` per channel: the gradient of a norm with regard to its input.
+/// `of_grad * grad + of_y * (y - origin) + constant` per channel: the gradient of a norm with regard to its input.
 ///
 /// `factors` are of_grad, of_y, origin and constant, `[channels]` each. Near the mean as origin, no digits are lost where it is large.
 /// Where the ReLU clipped, `grad` counts as 0.
@@ -89,24 +93,30 @@ pub fn affine_in_place(y: &mut [f32], scale: &[f32], shift: &[f32], relu: bool) 
 /// # Panics
 ///
 /// If the lengths do not fit.
-pub fn norm_backward_apply(y: &[f32], grad: &[f32], factors: [&[f32]; 4], relu: Option<Clipped<'_>>, out: &mut [f32]) {
-    assert_eq!([y.len(), grad.len()], [out.len(); 2], "both inputs have the shape of the output");
+pub fn norm_backward_apply(y: &[f32], grad: &[f32], factors: [&[f32]; 4], relu: Option<Clipped<'_>>) -> Vec<f32> {
+    assert_eq!(y.len(), grad.len(), "both maps have one shape");
     let [of_grad, of_y, origin, constant] = factors;
     assert_eq!([of_y.len(), origin.len()], [of_grad.len(); 2], "one factor per channel");
+    if let Some(Clipped { scale, shift }) = relu {
+        assert_eq!([scale.len(), shift.len()], [of_grad.len(); 2], "one scale and one shift per channel");
+    }
     let kernels = Kernels::new(Isa::detect());
-    for_each_part(of_grad, constant, out, |start, out| {
-        let part = start..start + out.len();
-        match relu {
-            None => combine_part(kernels, &y[part.clone()], &grad[part], factors, out),
-            Some(Clipped { scale, shift }) => {
-                combine_clipped_part(kernels, &y[part.clone()], &grad[part], factors, [scale, shift], out);
+    let write = |out: &mut Out| {
+        for_each_part(of_grad, constant, out, |start, out| {
+            let part = start..start + out.len();
+            let (y, grad) = (&y[part.clone()], &grad[part]);
+            match relu {
+                None => combine_part(kernels, y, grad, factors, out),
+                Some(Clipped { scale, shift }) => combine_clipped_part(kernels, y, grad, factors, [scale, shift], out),
             }
-        }
-    });
+        });
+    };
+    // SAFETY: the parts are all of the output and whole pixels, of which every channel is written.
+    unsafe { out::filled(y.len(), write) }
 }
 
 /// Splits `out` into parts of whole pixels, with the index that each starts at.
-fn for_each_part(scale: &[f32], shift: &[f32], out: &mut [f32], work: impl Fn(usize, &mut [f32]) + Sync) {
+fn for_each_part<T: Send>(scale: &[f32], shift: &[f32], out: &mut [T], work: impl Fn(usize, &mut [T]) + Sync) {
     /// Elements of a part: 256 KiB.
     const PART: usize = 64 * 1024;
     let channels = scale.len();
@@ -170,7 +180,7 @@ per_isa! {
 }
 
 per_isa! {
-    fn affine_part(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f32]) = affine_part_body
+    fn affine_part(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut Out) = affine_part_body
 }
 
 per_isa! {
@@ -178,12 +188,12 @@ per_isa! {
 }
 
 per_isa! {
-    fn combine_part(y: &[f32], grad: &[f32], factors: [&[f32]; 4], out: &mut [f32]) = combine_part_body
+    fn combine_part(y: &[f32], grad: &[f32], factors: [&[f32]; 4], out: &mut Out) = combine_part_body
 }
 
 per_isa! {
     fn combine_clipped_part(
-        y: &[f32], grad: &[f32], factors: [&[f32]; 4], affine: [&[f32]; 2], out: &mut [f32],
+        y: &[f32], grad: &[f32], factors: [&[f32]; 4], affine: [&[f32]; 2], out: &mut Out,
     ) = combine_clipped_part_body
 }
 
@@ -228,7 +238,7 @@ fn combine_clipped_part_body<T: Target>(
     grad: &[f32],
     [of_grad, of_y, origin, constant]: [&[f32]; 4],
     [scale, shift]: [&[f32]; 2],
-    out: &mut [f32],
+    out: &mut Out,
 ) {
     let channels = of_grad.len();
     let pixels = y.chunks_exact(channels).zip(grad.chunks_exact(channels)).zip(out.chunks_exact_mut(channels));
@@ -238,7 +248,7 @@ fn combine_clipped_part_body<T: Target>(
             y.iter().zip(grad).zip(out).zip(factors)
         {
             let grad = unclipped::<T>(*grad, *y, *scale, *shift);
-            *out = T::mul_add(*of_grad, grad, T::mul_add(*of_y, *y - *origin, *constant));
+            out.write(T::mul_add(*of_grad, grad, T::mul_add(*of_y, *y - *origin, *constant)));
         }
     }
 }
@@ -271,10 +281,10 @@ fn relu_if(relu: bool, value: f32) -> f32 {
 }
 
 #[inline(always)]
-fn affine_part_body<T: Target>(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f32]) {
+fn affine_part_body<T: Target>(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut Out) {
     for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
         for (((x, scale), shift), out) in x.iter().zip(scale).zip(shift).zip(out) {
-            *out = relu_if(relu, T::mul_add(*x, *scale, *shift));
+            out.write(relu_if(relu, T::mul_add(*x, *scale, *shift)));
         }
     }
 }
@@ -293,14 +303,14 @@ fn combine_part_body<T: Target>(
     y: &[f32],
     grad: &[f32],
     [of_grad, of_y, origin, constant]: [&[f32]; 4],
-    out: &mut [f32],
+    out: &mut Out,
 ) {
     let channels = of_grad.len();
     let pixels = y.chunks_exact(channels).zip(grad.chunks_exact(channels)).zip(out.chunks_exact_mut(channels));
     for ((y, grad), out) in pixels {
         let factors = of_grad.iter().zip(of_y).zip(origin).zip(constant);
         for (((y, grad), out), (((of_grad, of_y), origin), constant)) in y.iter().zip(grad).zip(out).zip(factors) {
-            *out = T::mul_add(*of_grad, *grad, T::mul_add(*of_y, *y - *origin, *constant));
+            out.write(T::mul_add(*of_grad, *grad, T::mul_add(*of_y, *y - *origin, *constant)));
         }
     }
 }

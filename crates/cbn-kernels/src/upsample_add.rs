@@ -4,25 +4,29 @@ use rayon::prelude::*;
 
 use crate::isa::{Isa, Kernels, Target, per_isa};
 use crate::map_shape::MapShape;
+use crate::out::{self, Out};
 
-/// `large[b, y, x] += small[b, floor(y * h / H), floor(x * w / W)]`, as PyTorch's nearest interpolation to a given size.
+/// `large[b, y, x] + small[b, floor(y * h / H), floor(x * w / W)]`, as PyTorch's nearest interpolation to a given size.
 ///
 /// # Panics
 ///
 /// If the lengths, batches or channels do not fit.
-pub fn upsample_add(small_map: &MapShape, small: &[f32], large_map: &MapShape, large: &mut [f32]) {
+pub fn upsample_add(small_map: &MapShape, small: &[f32], large_map: &MapShape, large: &[f32]) -> Vec<f32> {
     check(small_map, small.len(), large_map, large.len());
-    if large.is_empty() {
-        return;
-    }
     let kernels = Kernels::new(Isa::detect());
     let columns = sources(small_map.width, large_map.width);
     let rows = sources(small_map.height, large_map.height);
-    let large_rows = large.par_chunks_mut(large_map.row_len()).with_min_len(large_map.rows_per_task());
-    large_rows.enumerate().for_each(|(row, large)| {
-        let start = small_map.pixel(row / large_map.height, rows[row % large_map.height], 0);
-        add_row(kernels, &small[start..start + small_map.row_len()], &columns, small_map.channels, large);
-    });
+    let row_len = large_map.row_len();
+    let write = |sum: &mut Out| {
+        let sum_rows = sum.par_chunks_mut(row_len.max(1)).with_min_len(large_map.rows_per_task());
+        sum_rows.enumerate().for_each(|(row, sum)| {
+            let start = small_map.pixel(row / large_map.height, rows[row % large_map.height], 0);
+            let small = &small[start..start + small_map.row_len()];
+            add_row(kernels, small, &columns, small_map.channels, &large[row * row_len..][..row_len], sum);
+        });
+    };
+    // SAFETY: the rows are all of the map, there is a source for each of their pixels, and all channels are written.
+    unsafe { out::filled(large.len(), write) }
 }
 
 /// The gradient of [`upsample_add`] with regard to `small`; that with regard to `large` is `grad_large` itself.
@@ -65,8 +69,8 @@ fn sources(small: usize, large: usize) -> Vec<usize> {
 }
 
 per_isa! {
-    /// Adds `small[columns[x]]` to each pixel x of `large`.
-    fn add_row(small: &[f32], columns: &[usize], channels: usize, large: &mut [f32]) = add_row_body
+    /// `sum` = each pixel x of `large` and `small[columns[x]]`.
+    fn add_row(small: &[f32], columns: &[usize], channels: usize, large: &[f32], sum: &mut Out) = add_row_body
 }
 
 per_isa! {
@@ -75,10 +79,10 @@ per_isa! {
 }
 
 #[inline(always)]
-fn add_row_body<T: Target>(small: &[f32], columns: &[usize], channels: usize, large: &mut [f32]) {
-    for (large, column) in large.chunks_exact_mut(channels).zip(columns) {
-        for (large, small) in large.iter_mut().zip(&small[column * channels..]) {
-            *large += small;
+fn add_row_body<T: Target>(small: &[f32], columns: &[usize], channels: usize, large: &[f32], sum: &mut Out) {
+    for ((sum, large), column) in sum.chunks_exact_mut(channels).zip(large.chunks_exact(channels)).zip(columns) {
+        for ((sum, large), small) in sum.iter_mut().zip(large).zip(&small[column * channels..][..channels]) {
+            sum.write(large + small);
         }
     }
 }
@@ -104,8 +108,7 @@ mod tests {
     fn each_pixel_is_added_to_its_block() {
         let [small_map, large_map] =
             [[1, 2], [2, 4]].map(|[height, width]| MapShape { batch: 1, height, width, channels: 1 });
-        let mut large = [10.0; 8];
-        upsample_add(&small_map, &[1.0, 2.0], &large_map, &mut large);
+        let large = upsample_add(&small_map, &[1.0, 2.0], &large_map, &[10.0; 8]);
         assert_eq!(large, [11.0, 11.0, 12.0, 12.0, 11.0, 11.0, 12.0, 12.0]);
         let mut grad_small = [7.0; 2];
         upsample_add_backward(&small_map, &large_map, &large, &mut grad_small);
@@ -126,8 +129,8 @@ mod tests {
         for [small_map, large_map] in [maps([3, 4], [6, 8]), maps([3, 4], [5, 7]), maps([1, 1], [3, 2])] {
             let small: Vec<f32> = (0..small_map.len()).map(|i| (i * 31 % 17) as f32).collect();
             let grad_large: Vec<f32> = (0..large_map.len()).map(|i| (i * 37 % 19) as f32).collect();
-            let (mut large, mut grad_small) = (vec![0.0; large_map.len()], vec![7.0; small_map.len()]);
-            upsample_add(&small_map, &small, &large_map, &mut large);
+            let mut grad_small = vec![7.0; small_map.len()];
+            let large = upsample_add(&small_map, &small, &large_map, &vec![0.0; large_map.len()]);
             upsample_add_backward(&small_map, &large_map, &grad_large, &mut grad_small);
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
             assert_eq!(dot(&large, &grad_large), dot(&small, &grad_small));

@@ -1,7 +1,8 @@
 //! Convolutions against the definition in `f64`.
 
 use cbn_kernels::conv::{Algorithm, Method, reference};
-use cbn_kernels::{ConvShape, Epilogue, Isa, PackedWeight, conv2d_forward, conv2d_forward_packed};
+use cbn_kernels::{ConvShape, Epilogue, Isa, PackedWeight};
+use cbn_kernels::{conv2d_backward_input, conv2d_forward, conv2d_forward_packed};
 use proptest::prelude::*;
 use rayon::prelude::*;
 
@@ -226,9 +227,14 @@ fn check_packed(shape: &ConvShape) {
         method.forward_packed(shape, &x, &packed, &epilogue, &mut y_packed);
         assert!(y == y_packed, "{shape:?} by {method:?}");
     }
-    conv2d_forward(shape, &x, &weight, &epilogue, &mut y);
-    conv2d_forward_packed(shape, &x, &packed, &epilogue, &mut y_packed);
-    assert!(y == y_packed, "{shape:?}");
+    // The functions that allocate write the same everywhere.
+    Method::best(shape).forward(shape, &x, &weight, &epilogue, &mut y);
+    assert!(y == conv2d_forward(shape, &x, &weight, &epilogue), "{shape:?}");
+    assert!(y == conv2d_forward_packed(shape, &x, &packed, &epilogue), "{shape:?}");
+    let grad_y = values(shape.output_len(), 3);
+    let mut grad_x = vec![7.0; shape.input_len()];
+    Method::best(shape).backward_input(shape, &grad_y, &weight, &mut grad_x);
+    assert!(grad_x == conv2d_backward_input(shape, &grad_y, &weight), "{shape:?}");
 }
 
 #[test]
@@ -247,11 +253,7 @@ fn a_packed_weight_serves_many_threads_at_once() {
     let shape = square([64, 64], 29, 3, 1);
     let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
     let packed = PackedWeight::new(shape.weight_shape(), &weight);
-    let forward = |_| {
-        let mut y = vec![7.0; shape.output_len()];
-        conv2d_forward_packed(&shape, &x, &packed, &Epilogue::default(), &mut y);
-        y
-    };
+    let forward = |_| conv2d_forward_packed(&shape, &x, &packed, &Epilogue::default());
     let results: Vec<Vec<f32>> = (0..16).into_par_iter().map(forward).collect();
     assert!(results.iter().all(|y| *y == results[0]));
 }
@@ -261,7 +263,7 @@ fn a_packed_weight_serves_many_threads_at_once() {
 fn a_weight_packed_for_other_channels_panics() {
     let shape = square([4, 4], 3, 1, 1);
     let packed = PackedWeight::new(square([2, 8], 3, 1, 1).weight_shape(), &[0.0; 16]);
-    conv2d_forward_packed(&shape, &[0.0; 96], &packed, &Epilogue::default(), &mut [0.0; 96]);
+    conv2d_forward_packed(&shape, &[0.0; 96], &packed, &Epilogue::default());
 }
 
 fn check_pair(shape: &ConvShape) {

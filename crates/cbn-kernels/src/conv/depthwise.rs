@@ -13,6 +13,7 @@ use super::microkernel::LANES;
 use super::packed_weight::Weight;
 use super::plan::{Phase, Plan};
 use crate::isa::{Kernels, Target, per_isa};
+use crate::out::Out;
 use crate::scratch::with_scratch;
 
 /// Registers of channels that are computed at a time.
@@ -36,14 +37,7 @@ pub(crate) fn transpose(weight: &[f32], channels: usize, by_tap: &mut [f32]) {
 }
 
 /// Runs the plan of a convolution or of its data gradient: `y` = the plan's sums, finished by `epilogue`.
-pub(crate) fn run(
-    kernels: Kernels,
-    plan: &Plan,
-    x: &[f32],
-    weight: Weight<'_>,
-    epilogue: &Epilogue<'_>,
-    y: &mut [f32],
-) {
+pub(crate) fn run(kernels: Kernels, plan: &Plan, x: &[f32], weight: Weight<'_>, epilogue: &Epilogue<'_>, y: &mut Out) {
     let row_len = plan.target[1] * plan.target[2];
     let mut run = |weight: &[f32]| {
         y.par_chunks_mut(row_len).enumerate().for_each(|(row, y)| {
@@ -82,11 +76,11 @@ fn reads(plan: &Plan, phase: &Phase, image: usize, y: isize) -> Vec<Read> {
 
 per_isa! {
     /// Row `row` of all images' rows of outputs.
-    fn run_row(plan: &Plan, row: usize, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) = run_row_body
+    fn run_row(plan: &Plan, row: usize, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut Out) = run_row_body
 }
 
 #[inline(always)]
-fn run_row_body<T: Target>(plan: &Plan, row: usize, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
+fn run_row_body<T: Target>(plan: &Plan, row: usize, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut Out) {
     let [height, _, channels] = plan.target;
     let [phases_y, phases_x] = plan.phase_count;
     let (image, row) = (row / height, row % height);
@@ -115,7 +109,7 @@ fn run_pixel<T: Target>(
     x: &[f32],
     weight: &[f32],
     (epilogue, offset): (&Epilogue<'_>, usize),
-    y: &mut [f32],
+    y: &mut Out,
 ) {
     let mut first = 0;
     while first < y.len() {

@@ -1,5 +1,7 @@
 //! What happens to a finished tile of a convolution while it is still in the first-level cache.
 
+use crate::out::Out;
+
 /// `y = relu(scale * conv + shift + residual)`, each part optional.
 ///
 /// `scale` and `shift` have one value per output channel (a frozen norm, or a bias), `residual` the shape of `y`.
@@ -35,10 +37,10 @@ impl<'a> Epilogue<'a> {
     /// Finishes `out.len()` channels from `channel` on: `sums` holds them and is used as working memory, `offset` is
     /// where `out` starts in the residual.
     #[inline(always)]
-    pub(crate) fn write(&self, sums: &mut [f32], channel: usize, offset: usize, out: &mut [f32]) {
+    pub(crate) fn write(&self, sums: &mut [f32], channel: usize, offset: usize, out: &mut Out) {
         let sums = &mut sums[..out.len()];
         self.apply(sums, channel, offset);
-        out.copy_from_slice(sums);
+        out.write_copy_of_slice(sums);
     }
 
     /// [`Epilogue::write`] in place.

@@ -11,6 +11,7 @@ use super::microkernel::{LANES, PANEL, ROWS, multiply_rows, multiply_short_rows,
 use super::packed_weight::Weight;
 use super::plan::{Phase, Plan, Segment};
 use crate::isa::{Kernels, Target, per_isa};
+use crate::out::Out;
 use crate::scratch::with_scratch;
 use crate::stream::{self, Stream};
 
@@ -25,14 +26,7 @@ const FEW_PIXELS: usize = 512;
 ///
 /// On large maps the tasks are parts of the map, which share the packed weight. On small ones, where every task would read
 /// all of a weight that is larger than its part of the map, they are panels of the weight, which share the map.
-pub(crate) fn run(
-    kernels: Kernels,
-    plan: &Plan,
-    x: &[f32],
-    weight: Weight<'_>,
-    epilogue: &Epilogue<'_>,
-    y: &mut [f32],
-) {
+pub(crate) fn run(kernels: Kernels, plan: &Plan, x: &[f32], weight: Weight<'_>, epilogue: &Epilogue<'_>, y: &mut Out) {
     let channels = plan.target[2];
     let pixels = y.len() / channels;
     let is_streamed = stream::is_worth_it(y, channels);
@@ -97,7 +91,7 @@ enum Location {
 
 impl Task<'_> {
     /// Computes the task's part of the output from the packed weight.
-    fn run(&self, mut packed: &[f32], y: &mut [f32]) {
+    fn run(&self, mut packed: &[f32], y: &mut Out) {
         let plan = self.plan;
         for (i, phase) in plan.phases.iter().enumerate() {
             let (phase_packed, rest) =
@@ -135,7 +129,7 @@ impl Task<'_> {
     }
 
     /// Computes all of the output, a task per panel of the weight.
-    fn run_by_panels(&self, weight: Weight<'_>, y: &mut [f32]) {
+    fn run_by_panels(&self, weight: Weight<'_>, y: &mut Out) {
         let plan = self.plan;
         for (i, phase) in plan.phases.iter().enumerate() {
             let pixels = self.pixels([i / plan.phase_count[1], i % plan.phase_count[1]], y.len() / plan.target[2]);
@@ -177,7 +171,7 @@ impl Task<'_> {
         }
     }
 
-    fn run_block(&self, phase: &Phase, packed: &[f32], pixels: &[Pixel], y: &mut [f32]) {
+    fn run_block(&self, phase: &Phase, packed: &[f32], pixels: &[Pixel], y: &mut Out) {
         let plan = self.plan;
         let depth = plan.depth(phase);
         let group_len = panels_len(plan.group_target(), depth);
@@ -301,7 +295,7 @@ impl Task<'_> {
     }
 
     /// Writes a tile to the channels of `group` from `first` on.
-    fn finish(&self, tile: &mut [f32], group: usize, first: usize, pixels: &[Pixel], y: &mut [f32]) {
+    fn finish(&self, tile: &mut [f32], group: usize, first: usize, pixels: &[Pixel], y: &mut Out) {
         let group_target = self.plan.group_target();
         let width = tile.len() / pixels.len();
         let channels = (group * group_target + first, width.min(group_target - first), self.plan.target[2]);
@@ -372,7 +366,7 @@ per_isa! {
     /// Writes a tile, one row per pixel, to channels (first, count, of all) of the output.
     fn finish_tile(
         epilogue: &Epilogue<'_>, tile: &mut [f32], width: usize, pixels: &[Pixel],
-        channels: (usize, usize, usize), y: &mut [f32],
+        channels: (usize, usize, usize), y: &mut Out,
     ) = finish_tile_body
 }
 
@@ -380,7 +374,7 @@ per_isa! {
     /// [`finish_tile`] past the caches.
     fn stream_tile(
         epilogue: &Epilogue<'_>, tile: &mut [f32], width: usize, pixels: &[Pixel],
-        channels: (usize, usize, usize), y: &mut [f32],
+        channels: (usize, usize, usize), y: &mut Out,
     ) = stream_tile_body
 }
 
@@ -391,7 +385,7 @@ fn finish_tile_body<T: Target>(
     width: usize,
     pixels: &[Pixel],
     (first, count, all): (usize, usize, usize),
-    y: &mut [f32],
+    y: &mut Out,
 ) {
     for (pixel, sums) in pixels.iter().zip(tile.chunks_exact_mut(width)) {
         let start = pixel.at * all + first;
@@ -406,7 +400,7 @@ fn stream_tile_body<T: Target>(
     width: usize,
     pixels: &[Pixel],
     (first, count, all): (usize, usize, usize),
-    y: &mut [f32],
+    y: &mut Out,
 ) {
     let stream = Stream;
     for (pixel, sums) in pixels.iter().zip(tile.chunks_exact_mut(width)) {

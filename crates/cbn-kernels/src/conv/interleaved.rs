@@ -14,6 +14,7 @@ use super::microkernel::LANES;
 use super::packed_weight::Weight;
 use super::plan::{Plan, source_offset};
 use crate::isa::Kernels;
+use crate::out::{self, Out};
 use crate::scratch::with_scratch;
 
 /// Whether one product over the union of the taps has fewer multiplications than one for each phase.
@@ -26,7 +27,7 @@ pub(crate) fn is_worth_it(shape: &ConvShape) -> bool {
     shape.groups == 1 && phases > 1 && together < apart
 }
 
-pub(crate) fn backward_input(kernels: Kernels, shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut [f32]) {
+pub(crate) fn backward_input(kernels: Kernels, shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut Out) {
     let unions = [0, 1].map(|axis| Union::new(shape, axis));
     let blocks = [shape.in_height.div_ceil(shape.stride[0]), shape.in_width.div_ceil(shape.stride[1])];
     let columns = shape.stride[0] * shape.stride[1] * shape.in_channels;
@@ -36,7 +37,7 @@ pub(crate) fn backward_input(kernels: Kernels, shape: &ConvShape, grad_y: &[f32]
     with_scratch(columns * shape.out_channels * kernel[0] * kernel[1], |together| {
         join_phases(shape, unions, weight, together);
         with_scratch(shape.batch * blocks[0] * blocks[1] * columns, |y| {
-            gemm::run(kernels, &plan, grad_y, Weight::Plain(together), &Epilogue::default(), y);
+            gemm::run(kernels, &plan, grad_y, Weight::Plain(together), &Epilogue::default(), out::over(y));
             spread(shape, blocks, y, grad_x);
         });
     });
@@ -80,7 +81,7 @@ fn join_phases(shape: &ConvShape, unions: [Union; 2], weight: &[f32], together: 
 }
 
 /// Blocks `[B, H / stride, W / stride, stride * stride * C]` to a map.
-fn spread(shape: &ConvShape, blocks: [usize; 2], y: &[f32], grad_x: &mut [f32]) {
+fn spread(shape: &ConvShape, blocks: [usize; 2], y: &[f32], grad_x: &mut Out) {
     let [stride_y, stride_x] = shape.stride;
     let channels = shape.in_channels;
     // The pixels of a block's row are neighbours on both sides.
@@ -92,7 +93,7 @@ fn spread(shape: &ConvShape, blocks: [usize; 2], y: &[f32], grad_x: &mut [f32]) 
         let from = y[first_block * stride_y * run..].chunks_exact(stride_y * run);
         for (block, pixels) in from.zip(grad_x.chunks_mut(run)) {
             let of_row = &block[at % stride_y * run..];
-            pixels.copy_from_slice(&of_row[..pixels.len()]);
+            pixels.write_copy_of_slice(&of_row[..pixels.len()]);
         }
     });
 }

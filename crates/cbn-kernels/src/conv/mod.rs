@@ -22,6 +22,7 @@ pub use self::shape::ConvShape;
 use self::packed_weight::Weight;
 use self::plan::Plan;
 use crate::isa::{Isa, Kernels};
+use crate::out::{self, Out};
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ impl Method {
     ///
     /// If a length does not fit the shape, or the method does not fit the shape or the machine.
     pub fn forward(self, shape: &ConvShape, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
-        self.run_forward(shape, x, Weight::Plain(weight), epilogue, y);
+        self.run_forward(shape, x, Weight::Plain(weight), epilogue, out::over(y));
     }
 
     /// [`Method::forward`], with the same bits, without the work on the weight.
@@ -118,11 +119,13 @@ impl Method {
         epilogue: &Epilogue<'_>,
         y: &mut [f32],
     ) {
-        assert_eq!(weight.shape(), shape.weight_shape(), "the weight is packed for the convolution");
-        self.run_forward(shape, x, Weight::Packed(weight), epilogue, y);
+        self.run_forward(shape, x, Weight::Packed(weight), epilogue, out::over(y));
     }
 
-    fn run_forward(self, shape: &ConvShape, x: &[f32], weight: Weight<'_>, epilogue: &Epilogue<'_>, y: &mut [f32]) {
+    fn run_forward(self, shape: &ConvShape, x: &[f32], weight: Weight<'_>, epilogue: &Epilogue<'_>, y: &mut Out) {
+        if let Weight::Packed(weight) = weight {
+            assert_eq!(weight.shape(), shape.weight_shape(), "the weight is packed for the convolution");
+        }
         let kernels = self.check(shape, [x.len(), weight.len(), y.len()]);
         epilogue.check(shape.out_channels, y.len());
         if y.is_empty() {
@@ -139,9 +142,13 @@ impl Method {
     ///
     /// Shapes and panics as for [`Method::forward`].
     pub fn backward_input(self, shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut [f32]) {
+        self.run_backward_input(shape, grad_y, weight, out::over(grad_x));
+    }
+
+    fn run_backward_input(self, shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut Out) {
         let kernels = self.check(shape, [grad_x.len(), weight.len(), grad_y.len()]);
         if grad_x.is_empty() || grad_y.is_empty() {
-            return grad_x.fill(0.0);
+            return out::zero(grad_x);
         }
         match self.algorithm {
             Algorithm::Gemm if interleaved::is_worth_it(shape) => {
@@ -213,25 +220,41 @@ impl Method {
     }
 }
 
-/// [`Method::forward`] by the best method.
-pub fn conv2d_forward(shape: &ConvShape, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>, y: &mut [f32]) {
-    Method::best(shape).forward(shape, x, weight, epilogue, y);
+/// [`Method::forward`] by the best method; the result is `[B, H', W', K]`.
+///
+/// # Panics
+///
+/// If a length does not fit the shape.
+pub fn conv2d_forward(shape: &ConvShape, x: &[f32], weight: &[f32], epilogue: &Epilogue<'_>) -> Vec<f32> {
+    forward_to_vec(shape, x, Weight::Plain(weight), epilogue)
 }
 
-/// [`Method::forward_packed`] by the best method.
-pub fn conv2d_forward_packed(
-    shape: &ConvShape,
-    x: &[f32],
-    weight: &PackedWeight,
-    epilogue: &Epilogue<'_>,
-    y: &mut [f32],
-) {
-    Method::best(shape).forward_packed(shape, x, weight, epilogue, y);
+/// [`Method::forward_packed`] by the best method; the result is `[B, H', W', K]`.
+///
+/// # Panics
+///
+/// As [`conv2d_forward`]; also if the weight was packed for another [`ConvShape::weight_shape`].
+pub fn conv2d_forward_packed(shape: &ConvShape, x: &[f32], weight: &PackedWeight, epilogue: &Epilogue<'_>) -> Vec<f32> {
+    forward_to_vec(shape, x, Weight::Packed(weight), epilogue)
 }
 
-/// [`Method::backward_input`] by the best method.
-pub fn conv2d_backward_input(shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut [f32]) {
-    Method::best(shape).backward_input(shape, grad_y, weight, grad_x);
+fn forward_to_vec(shape: &ConvShape, x: &[f32], weight: Weight<'_>, epilogue: &Epilogue<'_>) -> Vec<f32> {
+    shape.check();
+    let method = Method::best(shape);
+    // SAFETY: every algorithm writes all channels of every output pixel.
+    unsafe { out::filled(shape.output_len(), |y| method.run_forward(shape, x, weight, epilogue, y)) }
+}
+
+/// [`Method::backward_input`] by the best method; the result is `[B, H, W, C]`.
+///
+/// # Panics
+///
+/// If a length does not fit the shape.
+pub fn conv2d_backward_input(shape: &ConvShape, grad_y: &[f32], weight: &[f32]) -> Vec<f32> {
+    shape.check();
+    let method = Method::best(shape);
+    // SAFETY: every algorithm writes all channels of every input pixel; without outputs they are all zero.
+    unsafe { out::filled(shape.input_len(), |grad_x| method.run_backward_input(shape, grad_y, weight, grad_x)) }
 }
 
 /// [`Method::backward_weight`] by the best method.

@@ -17,8 +17,7 @@ impl KernelBackend for Flex {
     fn channels_last_conv2d(x: FlexTensor, weight: FlexTensor, geometry: ConvGeometry) -> FlexTensor {
         let shape = geometry.shape(dims4::<Flex>(&x), dims4::<Flex>(&weight));
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let mut y = vec![0.0; shape.output_len()];
-        cbn_kernels::conv2d_forward(&shape, floats(&x), floats(&weight), &Epilogue::default(), &mut y);
+        let y = cbn_kernels::conv2d_forward(&shape, floats(&x), floats(&weight), &Epilogue::default());
         tensor(y, output_dims(&shape))
     }
 
@@ -37,11 +36,10 @@ impl KernelBackend for Flex {
         let [scale, shift] = split_rows(&affine);
         let residual = residual.as_ref().map(floats);
         let epilogue = Epilogue { scale: Some(scale), shift: Some(shift), residual, relu };
-        let mut y = vec![0.0; shape.output_len()];
-        match packed.get(&weight, shape.weight_shape()) {
-            Some(packed) => cbn_kernels::conv2d_forward_packed(&shape, floats(&x), &packed, &epilogue, &mut y),
-            None => cbn_kernels::conv2d_forward(&shape, floats(&x), floats(&weight), &epilogue, &mut y),
-        }
+        let y = match packed.get(&weight, shape.weight_shape()) {
+            Some(packed) => cbn_kernels::conv2d_forward_packed(&shape, floats(&x), &packed, &epilogue),
+            None => cbn_kernels::conv2d_forward(&shape, floats(&x), floats(&weight), &epilogue),
+        };
         tensor(y, output_dims(&shape))
     }
 
@@ -60,8 +58,7 @@ impl KernelBackend for Flex {
         let residual = contiguous(residual);
         let residual = residual.as_ref().map(floats);
         let (sum, sums) = if relu {
-            let mut masked = vec![0.0; floats(&out).len()];
-            let sums = cbn_kernels::relu_block_gradient(floats(&out), residual, floats(&grad), channels, &mut masked);
+            let (masked, sums) = cbn_kernels::relu_block_gradient(floats(&out), residual, floats(&grad), channels);
             (tensor(masked, dims4::<Flex>(&out)), sums)
         } else {
             let sums = cbn_kernels::linear_block_gradient(floats(&out), residual, floats(&grad), channels);
@@ -87,8 +84,7 @@ impl KernelBackend for Flex {
     ) -> FlexTensor {
         let shape = geometry.shape(x_shape, dims4::<Flex>(&weight));
         let (weight, grad) = (weight.to_contiguous(), grad.to_contiguous());
-        let mut grad_x = vec![0.0; shape.input_len()];
-        cbn_kernels::conv2d_backward_input(&shape, floats(&grad), floats(&weight), &mut grad_x);
+        let grad_x = cbn_kernels::conv2d_backward_input(&shape, floats(&grad), floats(&weight));
         tensor(grad_x, x_shape)
     }
 
@@ -152,9 +148,7 @@ impl KernelBackend for Flex {
         let dims = dims4::<Flex>(&y);
         let [y, gamma, beta, moments, factors] = [y, gamma, beta, moments, factors].map(|x| x.to_contiguous());
         let [scale, shift] = scale_and_shift(&gamma, &beta, &moments, &factors);
-        let mut out = vec![0.0; floats(&y).len()];
-        cbn_kernels::affine(floats(&y), &scale, &shift, relu, &mut out);
-        tensor(out, dims)
+        tensor(cbn_kernels::affine(floats(&y), &scale, &shift, relu), dims)
     }
 
     /// The formulas stand beside the reference.
@@ -192,10 +186,9 @@ impl KernelBackend for Flex {
             passes[0][c] = 2.0 * share * grad_var;
             passes[1][c] = share * grad_mean;
         }
-        let mut grad_y = vec![0.0; floats(&y).len()];
         let [of_y, constant] = &passes;
         let factors: [&[f32]; 4] = [&scale, of_y, mean, constant];
-        cbn_kernels::norm_backward_apply(floats(&y), floats(&grad), factors, clipped, &mut grad_y);
+        let grad_y = cbn_kernels::norm_backward_apply(floats(&y), floats(&grad), factors, clipped);
         NormalizeGradients {
             y: tensor(grad_y, dims),
             gamma: tensor(grad_gamma, [channels]),
@@ -269,8 +262,7 @@ impl KernelBackend for Flex {
     fn channels_last_upsample_add(coarse: FlexTensor, fine: FlexTensor) -> FlexTensor {
         let (small, large) = (map_shape(dims4::<Flex>(&coarse)), map_shape(dims4::<Flex>(&fine)));
         let (coarse, fine) = (coarse.to_contiguous(), fine.to_contiguous());
-        let mut sum = floats(&fine).to_vec();
-        cbn_kernels::upsample_add(&small, floats(&coarse), &large, &mut sum);
+        let sum = cbn_kernels::upsample_add(&small, floats(&coarse), &large, floats(&fine));
         tensor(sum, map_dims(&large))
     }
 

@@ -26,6 +26,7 @@ use super::epilogue::Epilogue;
 use super::microkernel::{LANES, PANEL, multiply_rows, panel_width};
 use super::packed_weight::Weight;
 use crate::isa::Kernels;
+use crate::out::Out;
 use crate::scratch::with_scratch;
 use crate::stream;
 
@@ -47,7 +48,7 @@ pub(crate) fn forward(
     x: &[f32],
     weight: Weight<'_>,
     epilogue: &Epilogue<'_>,
-    y: &mut [f32],
+    y: &mut Out,
 ) {
     let map = Map { data: x, height: shape.in_height, width: shape.in_width, channels: shape.in_channels };
     let tiling = Tiling { height: shape.out_height(), width: shape.out_width(), padding: shape.padding };
@@ -60,7 +61,7 @@ pub(crate) fn forward(
     }
 }
 
-pub(crate) fn backward_input(kernels: Kernels, shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut [f32]) {
+pub(crate) fn backward_input(kernels: Kernels, shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut Out) {
     let (height, width) = (shape.out_height(), shape.out_width());
     let map = Map { data: grad_y, height, width, channels: shape.out_channels };
     let padding = shape.padding.map(|padding| 2 - padding);
@@ -85,7 +86,7 @@ fn run(
     tiling: Tiling,
     (u, target): (&[f32], usize),
     epilogue: &Epilogue<'_>,
-    y: &mut [f32],
+    y: &mut Out,
 ) {
     let mut tasks = Vec::new();
     let is_streamed = stream::is_worth_it(y, target);
@@ -127,7 +128,7 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    fn run(&self, bands: Range<usize>, y: &mut [f32]) {
+    fn run(&self, bands: Range<usize>, y: &mut Out) {
         let per_band = self.tiling.tiles_per_band();
         for tiles in blocks(bands.start * per_band..bands.end * per_band, BLOCK) {
             let strides = Strides::new(self.map.channels, tiles.len());
@@ -138,7 +139,7 @@ impl Task<'_> {
         }
     }
 
-    fn multiply(&self, v: &[f32], strides: Strides, tiles: Range<usize>, y: &mut [f32]) {
+    fn multiply(&self, v: &[f32], strides: Strides, tiles: Range<usize>, y: &mut Out) {
         let source = self.map.channels;
         let frequencies = v.chunks_exact(strides.frequency);
         let rows = frequencies.flat_map(|v| v.chunks_exact(strides.tile)).map(|row| &row[..source]);

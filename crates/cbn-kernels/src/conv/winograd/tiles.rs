@@ -9,6 +9,7 @@ use super::lanes::{Half, Input, Lanes, Output, OutputGradient, Transform, both_w
 use crate::conv::epilogue::Epilogue;
 use crate::conv::microkernel::{LANES, PANEL};
 use crate::isa::{Target, per_isa, prefetch};
+use crate::out::Out;
 use crate::stream::Stream;
 
 /// Outputs of a tile, per side.
@@ -110,7 +111,7 @@ per_isa! {
     /// `y = A^T M A`, finished, to channels (first, count, of all) of `y`.
     pub(super) fn transform_outputs(
         m: &[f32], strides: Strides, tiling: &Tiling, tiles: Range<usize>, finish: &Finish<'_>,
-        channels: (usize, usize, usize), y: &mut [f32],
+        channels: (usize, usize, usize), y: &mut Out,
     ) = transform_outputs_body
 }
 
@@ -257,7 +258,7 @@ fn transform_outputs_body<T: Target>(
     tiles: Range<usize>,
     finish: &Finish<'_>,
     (first, count, all): (usize, usize, usize),
-    y: &mut [f32],
+    y: &mut Out,
 ) {
     let Finish { epilogue, first_pixel, is_streamed } = *finish;
     let mut half = [[Lanes::ZERO; SIDE]; REACH];
