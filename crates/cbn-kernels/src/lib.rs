@@ -35,7 +35,8 @@ pub use self::moments::{Clipped, affine, affine_in_place, channel_moments, norm_
 pub use self::nms::{nms, nms_reference};
 pub use self::paste::{MaskSampling, paste_mask};
 pub use self::pool::MaxPool;
-pub use self::roi_align::{Roi, RoiAlign};
+pub use self::roi_align::{PyramidLevel, PyramidRoi, Roi, RoiAlign};
+pub use self::roi_align::{pyramid_roi_align, pyramid_roi_align_backward};
 pub use self::row_dots::row_dots;
 pub use self::upsample_add::{upsample_add, upsample_add_backward};
 pub use self::window_sums::{mean_patch, mean_patch_reference};

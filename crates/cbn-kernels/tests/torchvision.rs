@@ -1,6 +1,7 @@
 //! ROI Align, NMS and mask pasting against torchvision's results: `fixtures/make_torchvision.py` made them.
 
 use cbn_kernels::{MapShape, MaskSampling, Roi, RoiAlign, nms, paste_mask, roi_align::reference};
+use cbn_kernels::{PyramidLevel, PyramidRoi, pyramid_roi_align, pyramid_roi_align_backward};
 
 const MAP: MapShape = MapShape { batch: 2, height: 6, width: 7, channels: 3 };
 
@@ -88,6 +89,39 @@ fn roi_align_backward_is_bit_equal_for_any_number_of_threads() {
         grad_x
     };
     assert!((2..=4).all(|threads| on(threads) == on(1)));
+}
+
+/// Boxes of a pyramid give the bits that each level gives with its own boxes alone, in their places.
+#[test]
+fn a_pyramid_is_its_levels() {
+    let maps = [[16, 12], [8, 6], [4, 3]].map(|[height, width]| MapShape { batch: 2, height, width, channels: 5 });
+    let align = |level: usize| RoiAlign { spatial_scale: 0.25 / (1 << level) as f32, ..configs()[1] };
+    let roi = |i: usize| Roi {
+        batch_index: i % 2,
+        x1: (i * 7 % 30) as f32,
+        y1: (i * 11 % 40) as f32,
+        x2: (i * 7 % 30 + 4 + i) as f32,
+        y2: (i * 11 % 40 + 6) as f32,
+    };
+    // The last level has no box.
+    let rois: Vec<PyramidRoi> = (0..9).map(|i| PyramidRoi { level: i * 5 % 3 % 2, roi: roi(i) }).collect();
+    let xs = maps.map(|map| values(map.len()));
+    let level = |i: usize| PyramidLevel { align: align(i), map: maps[i], x: &xs[i] };
+    let y = pyramid_roi_align(&[0, 1, 2].map(level), &rois);
+    let crop_len = align(0).output_len(&maps[0], 1);
+    assert_eq!(y.len(), rois.len() * crop_len);
+    for i in 0..3 {
+        let (places, own): (Vec<usize>, Vec<Roi>) =
+            rois.iter().enumerate().filter(|(_, roi)| roi.level == i).map(|(place, roi)| (place, roi.roi)).unzip();
+        let mut crops = vec![7.0; own.len() * crop_len];
+        align(i).forward(&maps[i], &xs[i], &own, &mut crops);
+        let in_place: Vec<f32> =
+            places.iter().flat_map(|place| &y[place * crop_len..(place + 1) * crop_len]).copied().collect();
+        assert_eq!(in_place, crops);
+        let mut grad_x = vec![7.0; maps[i].len()];
+        align(i).backward(&maps[i], &crops, &own, &mut grad_x);
+        assert_eq!(pyramid_roi_align_backward(&align(i), &maps[i], i, &rois, &y), grad_x);
+    }
 }
 
 #[test]

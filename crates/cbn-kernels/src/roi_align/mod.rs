@@ -4,12 +4,16 @@
 //! 0.26, `roi_align`. A bin's average of samples is separable: each axis of a box turns into a few (line, weight) pairs per bin,
 //! and samples that fall on the same lines share them.
 
+mod pyramid;
 pub mod reference;
 
 use rayon::prelude::*;
 
+pub use self::pyramid::{PyramidLevel, PyramidRoi, pyramid_roi_align, pyramid_roi_align_backward};
+
 use crate::isa::{Isa, Kernels, Target, per_isa};
 use crate::map_shape::MapShape;
+use crate::out::{self, Out};
 
 /// A box on one image of a batch, in pixels of the image before [`RoiAlign::spatial_scale`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,16 +59,16 @@ impl RoiAlign {
     ///
     /// If the lengths do not fit, or a box is on an image that the batch does not have.
     pub fn forward(&self, map: &MapShape, x: &[f32], rois: &[Roi], y: &mut [f32]) {
-        self.check(map, x.len(), rois, y.len());
-        if y.is_empty() {
-            return;
-        }
+        self.check(map, x.len(), rois.iter());
+        assert_eq!(y.len(), self.output_len(map, rois.len()), "length of {} crops of {map:?}", rois.len());
         let kernels = Kernels::new(Isa::detect());
-        let crop_len = self.output_len(map, 1);
-        y.par_chunks_mut(crop_len).zip(rois).for_each(|(y, roi)| {
-            let [rows, columns] = self.axes(map, roi);
-            crop(kernels, map, x, roi.batch_index, &rows, &columns, y);
-        });
+        let crop_len = self.output_len(map, 1).max(1);
+        out::over(y).par_chunks_mut(crop_len).zip(rois).for_each(|(y, roi)| self.crop(kernels, map, x, roi, y));
+    }
+
+    fn crop(&self, kernels: Kernels, map: &MapShape, x: &[f32], roi: &Roi, y: &mut Out) {
+        let [rows, columns] = self.axes(map, roi);
+        crop(kernels, map, x, roi.batch_index, &rows, &columns, y);
     }
 
     /// The gradient with regard to `x`, from that with regard to `y`.
@@ -72,19 +76,26 @@ impl RoiAlign {
     /// Each element is summed in the order of the boxes, whatever the number of threads. Shapes and panics as for
     /// [`RoiAlign::forward`].
     pub fn backward(&self, map: &MapShape, grad_y: &[f32], rois: &[Roi], grad_x: &mut [f32]) {
-        self.check(map, grad_x.len(), rois, grad_y.len());
+        assert_eq!(grad_y.len(), self.output_len(map, rois.len()), "length of {} crops of {map:?}", rois.len());
+        self.scatter(map, grad_y, rois.iter().enumerate().collect(), grad_x);
+    }
+
+    /// The gradient of some of the crops in `grad_y`, each given by its number and its box.
+    fn scatter(&self, map: &MapShape, grad_y: &[f32], crops: Vec<(usize, &Roi)>, grad_x: &mut [f32]) {
+        self.check(map, grad_x.len(), crops.iter().map(|(_, roi)| *roi));
         if grad_x.is_empty() {
             return;
         }
         let kernels = Kernels::new(Isa::detect());
-        let axes: Vec<[Axis; 2]> = rois.par_iter().map(|roi| self.axes(map, roi)).collect();
-        let crop_len = self.output_len(map, 1).max(1);
+        let axes: Vec<[Axis; 2]> = crops.par_iter().map(|(_, roi)| self.axes(map, roi)).collect();
+        let crop_len = self.output_len(map, 1);
         let rows_per_task = map.rows_per_task();
         grad_x.par_chunks_mut(rows_per_task * map.row_len()).enumerate().for_each(|(i, grad_x)| {
             grad_x.fill(0.0);
             let first_row = i * rows_per_task;
             let end_row = first_row + grad_x.len() / map.row_len();
-            for ((roi, [rows, columns]), grad_y) in rois.iter().zip(&axes).zip(grad_y.chunks_exact(crop_len)) {
+            for ((number, roi), [rows, columns]) in crops.iter().zip(&axes) {
+                let grad_y = &grad_y[number * crop_len..(number + 1) * crop_len];
                 // Rows of all images are numbered through; these are the task's, on the box's image.
                 let image_row = roi.batch_index * map.height;
                 let band = [first_row.saturating_sub(image_row), end_row.saturating_sub(image_row).min(map.height)];
@@ -96,9 +107,8 @@ impl RoiAlign {
         });
     }
 
-    fn check(&self, map: &MapShape, map_len: usize, rois: &[Roi], output_len: usize) {
+    fn check<'a>(&self, map: &MapShape, map_len: usize, rois: impl Iterator<Item = &'a Roi>) {
         assert_eq!(map_len, map.len(), "length of a map of {map:?}");
-        assert_eq!(output_len, self.output_len(map, rois.len()), "length of {} crops of {map:?}", rois.len());
         for roi in rois {
             assert!(roi.batch_index < map.batch, "{roi:?} is on an image of {map:?}");
         }
@@ -180,7 +190,7 @@ impl Axis {
 }
 
 per_isa! {
-    fn crop(map: &MapShape, x: &[f32], image: usize, rows: &Axis, columns: &Axis, y: &mut [f32]) = crop_body
+    fn crop(map: &MapShape, x: &[f32], image: usize, rows: &Axis, columns: &Axis, y: &mut Out) = crop_body
 }
 
 per_isa! {
@@ -191,11 +201,13 @@ per_isa! {
 }
 
 #[inline(always)]
-fn crop_body<T: Target>(map: &MapShape, x: &[f32], image: usize, rows: &Axis, columns: &Axis, y: &mut [f32]) {
+fn crop_body<T: Target>(map: &MapShape, x: &[f32], image: usize, rows: &Axis, columns: &Axis, y: &mut Out) {
     let mut bins = y.chunks_exact_mut(map.channels);
     for row_lines in rows.bins() {
         for (column_lines, y) in columns.bins().zip(&mut bins) {
-            y.fill(0.0);
+            out::zero(y);
+            // SAFETY: all of it is zero.
+            let y = unsafe { y.assume_init_mut() };
             for &(row, row_weight) in row_lines {
                 for &(column, column_weight) in column_lines {
                     let start = map.pixel(image, row, column);

@@ -11,8 +11,8 @@ use burn::tensor::{Shape, Slice};
 
 use super::reference::dims4;
 use super::{
-    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry, Roi,
-    RoiAlignConfig, SecondGradientCell, SharedCache, WeightGradientPair,
+    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry,
+    PyramidRoi, Roi, RoiAlignConfig, SecondGradientCell, SharedCache, WeightGradientPair,
 };
 use crate::ConvGeometry;
 
@@ -233,6 +233,30 @@ impl<B: KernelBackend> Backward<B, 1> for RoiAlign {
     }
 }
 
+/// What the crops of a pyramid keep: the boxes, and how each level is cropped and its shape.
+type PyramidState = (Vec<PyramidRoi>, [RoiAlignConfig; 4], [[usize; 4]; 4]);
+
+#[derive(Debug)]
+struct PyramidRoiAlign;
+
+impl<B: KernelBackend> Backward<B, 4> for PyramidRoiAlign {
+    type State = PyramidState;
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let (rois, aligns, shapes) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        for (level, node) in ops.parents.into_iter().enumerate() {
+            // A level without boxes takes no part.
+            if let Some(node) = node.filter(|_| rois.iter().any(|roi| roi.level == level)) {
+                let rois = rois.clone();
+                let (align, shape) = (aligns[level], shapes[level]);
+                let of_level = B::channels_last_pyramid_roi_align_backward(grad.clone(), rois, align, level, shape);
+                grads.register::<B>(node.id, of_level);
+            }
+        }
+    }
+}
+
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
     fn channels_last_conv2d(
         x: FloatTensor<Self>,
@@ -379,6 +403,25 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         let crops = B::channels_last_roi_align(x.into_primitive(), rois.clone(), config);
         match RoiAlign.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((rois, config, x_shape), crops),
+            OpsKind::UnTracked(prep) => prep.finish(crops),
+        }
+    }
+
+    fn channels_last_pyramid_roi_align(
+        p2: FloatTensor<Self>,
+        p3: FloatTensor<Self>,
+        p4: FloatTensor<Self>,
+        p5: FloatTensor<Self>,
+        rois: Vec<PyramidRoi>,
+        aligns: [RoiAlignConfig; 4],
+    ) -> FloatTensor<Self> {
+        let maps = [p2, p3, p4, p5];
+        let nodes = maps.each_ref().map(|map| map.node());
+        let shapes = maps.each_ref().map(|map| map.shape().dims());
+        let [p2, p3, p4, p5] = maps.map(|map| map.into_primitive());
+        let crops = B::channels_last_pyramid_roi_align(p2, p3, p4, p5, rois.clone(), aligns);
+        match PyramidRoiAlign.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((rois, aligns, shapes), crops),
             OpsKind::UnTracked(prep) => prep.finish(crops),
         }
     }

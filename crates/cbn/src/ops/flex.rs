@@ -4,12 +4,12 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Bytes, DType, Shape};
-use cbn_kernels::{Clipped, ConvShape, Epilogue, GroupNorm, GroupShape, MapShape, MaxPool};
+use cbn_kernels::{Clipped, ConvShape, Epilogue, GroupNorm, GroupShape, MapShape, MaxPool, PyramidLevel};
 
 use super::reference::{dims2, dims4, map_shape};
 use super::{
-    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry, Roi,
-    RoiAlignConfig, SharedCache, WeightGradientPair,
+    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry,
+    PyramidRoi, Roi, RoiAlignConfig, SharedCache, WeightGradientPair,
 };
 use crate::ConvGeometry;
 
@@ -293,6 +293,34 @@ impl KernelBackend for Flex {
         let mut grad_x = vec![0.0; map.len()];
         config.backward(&map, floats(&grad), &rois, &mut grad_x);
         tensor(grad_x, x_shape)
+    }
+
+    fn channels_last_pyramid_roi_align(
+        p2: FlexTensor,
+        p3: FlexTensor,
+        p4: FlexTensor,
+        p5: FlexTensor,
+        rois: Vec<PyramidRoi>,
+        aligns: [RoiAlignConfig; 4],
+    ) -> FlexTensor {
+        let maps = [p2, p3, p4, p5].map(|map| map.to_contiguous());
+        let shapes = maps.each_ref().map(|map| map_shape(dims4::<Flex>(map)));
+        let level = |i: usize| PyramidLevel { align: aligns[i], map: shapes[i], x: floats(&maps[i]) };
+        let crops = cbn_kernels::pyramid_roi_align(&[0, 1, 2, 3].map(level), &rois);
+        let [height, width] = aligns[0].output;
+        tensor(crops, [rois.len(), height, width, shapes[0].channels])
+    }
+
+    fn channels_last_pyramid_roi_align_backward(
+        grad: FlexTensor,
+        rois: Vec<PyramidRoi>,
+        align: RoiAlignConfig,
+        level: usize,
+        x_shape: [usize; 4],
+    ) -> FlexTensor {
+        let grad = grad.to_contiguous();
+        let map = map_shape(x_shape);
+        tensor(cbn_kernels::pyramid_roi_align_backward(&align, &map, level, &rois, floats(&grad)), x_shape)
     }
 }
 

@@ -18,10 +18,10 @@ mod tests;
 use burn::backend::Backend;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{ExtensionType, backend_extension};
-pub use cbn_kernels::{Roi, RoiAlign as RoiAlignConfig};
+pub use cbn_kernels::{PyramidRoi, Roi, RoiAlign as RoiAlignConfig};
 
 pub use self::conv::{BlockTail, conv_block, conv2d, conv2d_weight_gradient, mean_patch};
-pub use self::maps::{max_pool2d, roi_align, upsample_add};
+pub use self::maps::{max_pool2d, pyramid_roi_align, roi_align, upsample_add};
 pub use self::normalize::{ChannelStatistics, channel_moments, group_normalize, normalize, row_dots};
 pub use self::packed::{PackedWeightCache, SharedCache};
 pub use self::second_gradient::SecondGradientCell;
@@ -309,6 +309,29 @@ pub trait KernelBackend: Backend {
         x_shape: [usize; 4],
     ) -> FloatTensor<Self> {
         reference::roi_align_backward::<Self>(grad, &rois, &config, x_shape)
+    }
+
+    /// ROI Align on the levels of a pyramid, each box on its own, `[N, h, w, C]`; `aligns` has one per level.
+    fn channels_last_pyramid_roi_align(
+        p2: FloatTensor<Self>,
+        p3: FloatTensor<Self>,
+        p4: FloatTensor<Self>,
+        p5: FloatTensor<Self>,
+        rois: Vec<PyramidRoi>,
+        aligns: [RoiAlignConfig; 4],
+    ) -> FloatTensor<Self> {
+        reference::pyramid_roi_align::<Self>([p2, p3, p4, p5], &rois, aligns)
+    }
+
+    /// Its gradient with respect to the map of `level`, of shape `x_shape`.
+    fn channels_last_pyramid_roi_align_backward(
+        grad: FloatTensor<Self>,
+        rois: Vec<PyramidRoi>,
+        align: RoiAlignConfig,
+        level: usize,
+        x_shape: [usize; 4],
+    ) -> FloatTensor<Self> {
+        reference::pyramid_roi_align_backward::<Self>(grad, &rois, align, level, x_shape)
     }
 }
 

@@ -4,10 +4,11 @@ use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, ExecutionError, TensorMetadata};
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{FloatDType, IntDType, Shape, Slice, TensorData};
-use cbn_kernels::MapShape;
+use cbn_kernels::{MapShape, PyramidLevel};
 
 use super::{
-    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, NormalizeGradients, PoolGeometry, Roi, RoiAlignConfig,
+    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, NormalizeGradients, PoolGeometry, PyramidRoi, Roi,
+    RoiAlignConfig,
 };
 use crate::ConvGeometry;
 
@@ -308,6 +309,34 @@ pub(super) fn roi_align_backward<B: Backend>(
     let map = map_shape(x_shape);
     let mut grad_x = vec![0.0; map.len()];
     config.backward(&map, &host::<B>(grad), rois, &mut grad_x);
+    B::float_from_data(TensorData::new(grad_x, x_shape), &device)
+}
+
+/// As [`roi_align`], on the host.
+pub(super) fn pyramid_roi_align<B: Backend>(
+    maps: [FloatTensor<B>; 4],
+    rois: &[PyramidRoi],
+    aligns: [RoiAlignConfig; 4],
+) -> FloatTensor<B> {
+    let device = maps[0].device();
+    let shapes = maps.each_ref().map(|map| map_shape(dims4::<B>(map)));
+    let maps = maps.map(host::<B>);
+    let level = |i: usize| PyramidLevel { align: aligns[i], map: shapes[i], x: &maps[i] };
+    let crops = cbn_kernels::pyramid_roi_align(&[0, 1, 2, 3].map(level), rois);
+    let [height, width] = aligns[0].output;
+    B::float_from_data(TensorData::new(crops, [rois.len(), height, width, shapes[0].channels]), &device)
+}
+
+pub(super) fn pyramid_roi_align_backward<B: Backend>(
+    grad: FloatTensor<B>,
+    rois: &[PyramidRoi],
+    align: RoiAlignConfig,
+    level: usize,
+    x_shape: [usize; 4],
+) -> FloatTensor<B> {
+    let device = grad.device();
+    let map = map_shape(x_shape);
+    let grad_x = cbn_kernels::pyramid_roi_align_backward(&align, &map, level, rois, &host::<B>(grad));
     B::float_from_data(TensorData::new(grad_x, x_shape), &device)
 }
 

@@ -1,21 +1,17 @@
-use burn::tensor::Tensor;
 use cbn::{
     FeatureMap,
-    ops::{Roi, RoiAlignConfig, roi_align},
+    ops::{PyramidRoi, Roi, RoiAlignConfig, pyramid_roi_align},
 };
 
 use crate::{
-    model::{config::RoiPoolConfig, host},
+    model::config::RoiPoolConfig,
     structures::{BBox, Pyramid},
 };
-
-/// Levels that rois are pooled from: P2 to P5.
-const NUM_ROI_LEVELS: usize = 4;
 
 /// A roi of this side in pixels (an ImageNet image) belongs on P4 (FPN paper, equation 1).
 const CANONICAL_SIDE_PX: f32 = 224.0;
 
-/// Features under rois, each roi from the level that suits its size.
+/// Features under rois, each roi from the level of P2 to P5 that suits its size.
 ///
 /// # Shapes
 ///
@@ -26,32 +22,17 @@ const CANONICAL_SIDE_PX: f32 = 224.0;
 /// If there are no rois.
 pub fn pool_rois(pyramid: &Pyramid, rois: &[Roi], config: &RoiPoolConfig) -> FeatureMap {
     assert!(!rois.is_empty(), "there is a roi to pool");
-    let mut members = vec![Vec::new(); NUM_ROI_LEVELS];
-    for (index, roi) in rois.iter().enumerate() {
-        members[level_of(&BBox::new(roi.x1, roi.y1, roi.x2, roi.y2))].push(index);
-    }
-    let mut pooled = Vec::new();
-    for (level, members) in members.iter().enumerate().filter(|(_, members)| !members.is_empty()) {
-        let level_rois: Vec<Roi> = members.iter().map(|&index| rois[index]).collect();
-        let level_config = RoiAlignConfig {
-            output: [config.side; 2],
-            sampling_ratio: config.sampling_ratio,
-            spatial_scale: 1.0 / pyramid.strides[level] as f32,
-            aligned: config.aligned,
-        };
-        pooled.push(roi_align(&pyramid.levels[level], &level_rois, &level_config).into_nhwc());
-    }
-    if pooled.len() == 1 {
-        return FeatureMap::from_nhwc(pooled.remove(0));
-    }
-    let order = members.concat();
-    let mut position_of = vec![0; order.len()];
-    for (position, &index) in order.iter().enumerate() {
-        position_of[index] = position;
-    }
-    let by_level = Tensor::cat(pooled, 0);
-    let device = by_level.device();
-    FeatureMap::from_nhwc(by_level.select(0, host::indices(&position_of, &device)))
+    let rois: Vec<PyramidRoi> = rois
+        .iter()
+        .map(|&roi| PyramidRoi { level: level_of(&BBox::new(roi.x1, roi.y1, roi.x2, roi.y2)), roi })
+        .collect();
+    let aligns = std::array::from_fn(|level| RoiAlignConfig {
+        output: [config.side; 2],
+        sampling_ratio: config.sampling_ratio,
+        spatial_scale: 1.0 / pyramid.strides[level] as f32,
+        aligned: config.aligned,
+    });
+    pyramid_roi_align(std::array::from_fn(|level| &pyramid.levels[level]), &rois, aligns)
 }
 
 /// `floor(4 + log2(sqrt(area) / 224))`, kept within P2 to P5, counted from P2.
