@@ -17,8 +17,10 @@ use crate::stream::{self, Stream};
 
 /// Pixels that share a pass over the packed weight.
 const BLOCK: usize = 16 * ROWS;
-/// Rows of a panel used at a time: 64 KiB, which stays in the second-level cache for all pixels of a block.
-const DEPTH: usize = 256;
+/// Rows of a panel used at a time: 32 KiB, which stay in the first-level cache for all pixels of a block.
+const DEPTH: usize = 128;
+/// Up to this depth, segments are summed without a store in between.
+const SHORT_DEPTH: usize = 256;
 /// Up to this many pixels per phase the tasks are panels.
 const FEW_PIXELS: usize = 512;
 
@@ -346,10 +348,10 @@ fn copy_short(from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// The length of all segments, if several together are no deeper than what is used at a time.
+/// The length of all segments, if several together are short.
 fn short_len(segment_lens: &[usize]) -> Option<usize> {
     let len = *segment_lens.first()?;
-    let are_short = segment_lens.len() > 1 && segment_lens.len() * len <= DEPTH;
+    let are_short = segment_lens.len() > 1 && segment_lens.len() * len <= SHORT_DEPTH;
     (are_short && segment_lens.iter().all(|&other| other == len)).then_some(len)
 }
 
