@@ -3,6 +3,8 @@
 //! Every hot loop of this crate is written once, in safe Rust, and compiled three times: for AVX-512, for AVX2 with
 //! FMA, and for the target's baseline. [`per_isa!`] makes the copies and picks one.
 
+use std::sync::OnceLock;
+
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
@@ -18,9 +20,28 @@ impl Isa {
     /// All of them, the fastest first.
     pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Portable];
 
-    /// The fastest instruction set of this machine.
+    /// The fastest instruction set of this machine, or of those that the environment variable `CBN_MAX_ISA` allows: `avx512`,
+    /// `avx2` or `portable`. It is read once.
+    ///
+    /// # Panics
+    ///
+    /// If `CBN_MAX_ISA` is anything else.
     pub fn detect() -> Self {
-        Self::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+        static FASTEST: OnceLock<Isa> = OnceLock::new();
+        *FASTEST.get_or_init(|| {
+            let most = std::env::var("CBN_MAX_ISA").map_or(Self::Avx512, |name| Self::from_name(&name));
+            let allowed = Self::ALL.into_iter().skip_while(|isa| *isa != most);
+            allowed.into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+        })
+    }
+
+    fn from_name(name: &str) -> Self {
+        match name {
+            "avx512" => Self::Avx512,
+            "avx2" => Self::Avx2,
+            "portable" => Self::Portable,
+            _ => panic!("CBN_MAX_ISA is avx512, avx2 or portable, not {name:?}"),
+        }
     }
 
     /// Whether this machine can run it.
