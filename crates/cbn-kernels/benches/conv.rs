@@ -18,23 +18,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Batch, C, H, W, K, kernel, stride.
 type Row = (&'static str, [usize; 7]);
 
-/// Two images of 800 x 1344 through a detector with ResNet-50 and FPN.
-const LARGE: [Row; 14] = [
-    ("stem", [2, 3, 800, 1344, 64, 7, 2]),
-    ("c2.1x1", [2, 64, 200, 336, 64, 1, 1]),
-    ("c2.3x3", [2, 64, 200, 336, 64, 3, 1]),
-    ("c2.expand", [2, 64, 200, 336, 256, 1, 1]),
-    ("c3.down", [2, 128, 200, 336, 128, 3, 2]),
-    ("c3.3x3", [2, 128, 100, 168, 128, 3, 1]),
-    ("c3.reduce", [2, 512, 100, 168, 128, 1, 1]),
-    ("c4.3x3", [2, 256, 50, 84, 256, 3, 1]),
-    ("c4.reduce", [2, 1024, 50, 84, 256, 1, 1]),
-    ("c5.3x3", [2, 512, 25, 42, 512, 3, 1]),
-    ("fpn.p2", [2, 256, 200, 336, 256, 3, 1]),
-    ("box.3x3", [1024, 256, 7, 7, 256, 3, 1]),
-    ("mask.3x3", [256, 256, 14, 14, 256, 3, 1]),
-    ("c4.shortcut", [2, 512, 100, 168, 1024, 1, 2]),
-];
+/// Two images of 800 x 1344 through a detector with ResNet-50 and FPN: a line per convolution, the name first.
+const LARGE: &str = include_str!("../../../tools/bench/conv_shapes.txt");
 
 /// Two images of 256 x 256 through a detector with ResNet-18 and FPN.
 const SMALL: [Row; 13] = [
@@ -61,7 +46,7 @@ fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     println!("{:<14} {:<9} {:>17} {:>17} {:>17} {:>17}", "", "", "forward", "packed", "grad x", "grad w");
     println!("{:<14} {:<9} {}", "shape", "algorithm", "       ms  GFLOP/s".repeat(4));
-    let dense = LARGE.into_iter().chain(SMALL).map(|(name, sizes)| (name, shape(sizes)));
+    let dense = large().into_iter().chain(SMALL).map(|(name, sizes)| (name, shape(sizes)));
     let depthwise = DEPTHWISE.map(|(name, sizes)| (name, ConvShape { groups: sizes[1], ..shape(sizes) }));
     for (name, shape) in dense.chain(depthwise).filter(|(name, _)| name.contains(&filter)) {
         for algorithm in [Algorithm::Gemm, Algorithm::Winograd, Algorithm::Depthwise] {
@@ -70,6 +55,15 @@ fn main() {
             }
         }
     }
+}
+
+fn large() -> Vec<Row> {
+    let row = |line: &'static str| {
+        let (name, sizes) = line.split_once(' ').expect("a name and sizes");
+        let sizes: Vec<usize> = sizes.split(' ').map(|size| size.parse().expect("a number")).collect();
+        (name, sizes.try_into().expect("seven sizes"))
+    };
+    LARGE.lines().filter(|line| !line.starts_with('#')).map(row).collect()
 }
 
 fn shape([batch, in_channels, in_height, in_width, out_channels, kernel, stride]: [usize; 7]) -> ConvShape {

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
 use super::options::{Options, TableKind};
 use super::server::{Program, Server};
 use crate::process::workspace_root;
@@ -34,7 +36,7 @@ impl Setup {
         }
         let setup = Self {
             python: virtual_environment(options)?,
-            target: env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from),
+            target: target_folder()?,
             threads: options.threads,
             repetitions: options.repetitions,
             num_images: options.images,
@@ -127,6 +129,17 @@ fn virtual_environment(options: &Options) -> Result<PathBuf, String> {
             .map_err(|error| format!("cannot write {}: {error}", installed.display()))?;
     }
     Ok(python)
+}
+
+/// Where cargo puts what it builds: the environment and configuration files can say so.
+fn target_folder() -> Result<PathBuf, String> {
+    let mut metadata = Command::new("cargo");
+    metadata.current_dir(workspace_root()).args(["metadata", "--no-deps", "--format-version", "1"]);
+    let output = metadata.output().map_err(|error| format!("{metadata:?}: {error}"))?;
+    let metadata: Value = serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("cargo metadata: {error}; {}", String::from_utf8_lossy(&output.stderr)))?;
+    let folder = metadata["target_directory"].as_str().ok_or("cargo metadata names no target_directory")?;
+    Ok(PathBuf::from(folder))
 }
 
 fn cache_folder() -> Option<PathBuf> {
