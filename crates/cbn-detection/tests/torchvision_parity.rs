@@ -259,7 +259,7 @@ fn weights_of_another_model_are_refused_by_name() {
     let error = load_detector(detector, &StateDict::new(weights)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the weights are of another model: 1 missing (rpn.head.cls_logits.bias); 1 not in the model \
+        "the weights (names as in torchvision) are of another model: 1 missing (rpn.head.cls_logits.bias); 1 not in the model \
          (backbone.body.extra.weight); 1 of another shape (roi_heads.box_predictor.cls_score.bias [91] instead of [5])"
     );
 }

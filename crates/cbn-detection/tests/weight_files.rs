@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -12,11 +13,32 @@ use cbn_detection::model::backbone::ResNet;
 use cbn_detection::model::weights::{StateDict, load_backbone};
 use cbn_detection::model::{ResNetConfig, ResNetDepth};
 
-/// The file was made by `tools/fixtures/state_dict_files.py`.
+/// A file that `tools/fixtures/state_dict_files.py` made.
+fn file(name: &str) -> PathBuf {
+    common::fixture("state_dict_files").join(name)
+}
+
+/// What is said of a file that is no good; the file's name is part of it.
+#[track_caller]
+fn refused(path: &Path) -> String {
+    let text = StateDict::read(path).unwrap_err().to_string();
+    assert!(text.starts_with(&path.display().to_string()), "{text}");
+    text
+}
+
 #[test]
-fn pytorch_and_safetensors_files_hold_the_same_floats() {
-    for name in ["small.pth", "small.safetensors"] {
-        let weights = StateDict::read(&common::fixture("state_dict_files").join(name)).unwrap();
+fn every_container_holds_the_same_floats() {
+    let names = [
+        "small.pth",
+        "small.safetensors",
+        "legacy.pth",
+        "training.pth",
+        "protocol_2.pkl",
+        "protocol_4.pkl",
+        "protocol_5.pkl",
+    ];
+    for name in names {
+        let weights = StateDict::read(&file(name)).unwrap();
         let found: BTreeMap<&str, (Vec<usize>, Vec<f32>)> = weights
             .iter()
             .map(|(name, data)| (name, (data.shape().to_vec(), data.as_slice::<f32>().unwrap().to_vec())))
@@ -32,22 +54,77 @@ fn pytorch_and_safetensors_files_hold_the_same_floats() {
 }
 
 #[test]
-fn files_that_hold_no_weights_are_named() {
+fn files_that_are_cut_off_or_no_weights_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let text = StateDict::read(&path).unwrap_err().to_string();
-        assert!(text.starts_with(&path.display().to_string()), "{text}");
-        text
+        refused(&path)
     };
-    assert!(refused("model.onnx", b"").ends_with("weights are read from .safetensors, .pth and .pt files"));
+    assert!(refused("model.onnx", b"").ends_with("weights are read from .safetensors, .pth, .pt and .pkl files"));
     refused("model.safetensors", b"{}");
-    refused("model.pth", b"not a pickle");
-    let whole = std::fs::read(common::fixture("state_dict_files/small.pth")).unwrap();
-    refused("truncated.pth", &whole[..whole.len() / 2]);
-    let whole = std::fs::read(common::fixture("state_dict_files/small.safetensors")).unwrap();
-    refused("truncated.safetensors", &whole[..whole.len() - 4]);
+    for name in ["model.pth", "model.pkl"] {
+        refused(name, b"not a pickle");
+        refused(name, b"");
+        refused(name, b"\x89PNG\r\n\x1a\n");
+    }
+    // At many lengths: half a pickle, half a storage, no end.
+    for name in ["small.pth", "small.safetensors", "legacy.pth", "protocol_2.pkl", "protocol_4.pkl"] {
+        let whole = std::fs::read(file(name)).unwrap();
+        for len in (0..whole.len()).step_by(11).chain([whole.len() - 1]) {
+            refused(name, &whole[..len]);
+        }
+    }
+}
+
+#[test]
+fn a_pickle_is_never_executed() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["call.pth", "call_legacy.pth", "call_alone.pth", "call.pkl"] {
+        let path = folder.path().join(name);
+        std::fs::copy(file(name), &path).unwrap();
+        let text = refused(&path);
+        assert!(name == "call_alone.pth" || text.contains("fc.bias is no "), "{text}");
+        assert!(name == "call.pkl" || text.contains("posix.system"), "{text}");
+    }
+    // The call would leave this file where the tests run.
+    assert!(!Path::new("executed_by_pickle").exists());
+}
+
+#[test]
+fn a_pickle_that_contains_itself_ends() {
+    let text = refused(&file("cycle.pkl"));
+    assert!(text.contains("ecursive"), "{text}");
+    let text = refused(&file("cycle.pth"));
+    assert!(text.ends_with(": self is no tensor"), "{text}");
+}
+
+#[test]
+fn tensors_are_no_larger_than_their_file() {
+    for name in ["expanded.pth", "shared.pth"] {
+        let text = refused(&file(name));
+        assert!(text.contains(" claim "), "{text}");
+    }
+    let text = refused(&file("shared.pkl"));
+    assert!(text.contains("1 is no NumPy array of its own"), "{text}");
+    let text = refused(&file("declared.pkl"));
+    assert!(
+        text.ends_with("conv1.weight: 24 bytes for an array [2, 1073741824], which should be of 32-bit floats"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_is_named() {
+    let expected = "tensor bn1.running_var has a value that is not a finite number (of 2, value 1 is NaN)";
+    let text = refused(&file("nan.pth"));
+    assert!(text.ends_with(expected), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nan.safetensors");
+    let weights = StateDict::new([("bn1.running_var".to_owned(), TensorData::from([1.0_f32, f32::NAN]))]);
+    weights.write(&path, &[]).unwrap();
+    let text = refused(&path);
+    assert!(text.ends_with(expected), "{text}");
 }
 
 fn resnet18(frozen_stages: usize) -> ResNet {

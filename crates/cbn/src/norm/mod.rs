@@ -104,6 +104,9 @@ pub enum Norm {
 }
 
 impl Norm {
+    /// What stands for the kind in the path of a norm's tensor, as in `norm.Batch.gamma`.
+    pub const KINDS: [&str; 5] = ["Frozen", "Batch", "Sync", "Group", "CrossIteration"];
+
     /// Normalises the output `y` of the convolution at `site`; the activation follows.
     ///
     /// # Shapes

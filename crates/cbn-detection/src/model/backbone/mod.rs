@@ -2,4 +2,4 @@
 
 mod resnet;
 
-pub use resnet::ResNet;
+pub use resnet::{ResNet, ResidualBlock};

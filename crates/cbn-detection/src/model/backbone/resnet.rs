@@ -35,7 +35,7 @@ impl ResNetDepth {
 }
 
 /// ResNet without classifier ([He et al. 2015](https://arxiv.org/abs/1512.03385)), PyTorch's variant: a bottleneck that
-/// halves the resolution does so in its 3x3 convolution.
+/// halves the resolution does so in its 3x3 convolution, unless configured otherwise.
 ///
 /// Every convolution is followed by the configured norm.
 #[derive(Module, Debug)]
@@ -63,7 +63,9 @@ impl ResNetConfig {
             let mut blocks = Vec::new();
             for block in 0..num_blocks {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                let shape = BlockShape { in_channels, out_channels, expansion: self.depth.expansion(), stride };
+                let expansion = self.depth.expansion();
+                let shape =
+                    BlockShape { in_channels, out_channels, expansion, stride, stride_in_1x1: self.stride_in_1x1 };
                 blocks.push(shape.init(&self.norm, device));
                 in_channels = out_channels;
             }
@@ -90,6 +92,12 @@ impl ResNet {
             outputs.push(x.clone());
         }
         outputs
+    }
+
+    /// Whether bottlenecks halve the resolution in their first convolution; none if there are no bottlenecks.
+    pub(in crate::model) fn has_stride_in_1x1(&self) -> Option<bool> {
+        let block = self.stages.get(1)?.first()?;
+        (block.convs.len() == 3).then(|| block.convs[0].geometry.stride != [1, 1])
     }
 
     fn freeze_stages(mut self, num_stages: usize) -> Self {
@@ -129,6 +137,7 @@ struct BlockShape {
     out_channels: usize,
     expansion: usize,
     stride: usize,
+    stride_in_1x1: bool,
 }
 
 impl BlockShape {
@@ -149,9 +158,10 @@ impl BlockShape {
                 conv([inner, self.out_channels], 3, 1, Activation::Relu),
             ]
         } else {
+            let strides = if self.stride_in_1x1 { [self.stride, 1] } else { [1, self.stride] };
             vec![
-                conv([self.in_channels, inner], 1, 1, Activation::Relu),
-                conv([inner, inner], 3, self.stride, Activation::Relu),
+                conv([self.in_channels, inner], 1, strides[0], Activation::Relu),
+                conv([inner, inner], 3, strides[1], Activation::Relu),
                 conv([inner, self.out_channels], 1, 1, Activation::Relu),
             ]
         };

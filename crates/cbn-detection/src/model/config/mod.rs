@@ -89,11 +89,19 @@ pub struct ResNetConfig {
     /// How many stages do not train, counted from the stem: 0 none, 1 the stem and the first stage, 4 all.
     /// Default: 0.
     pub frozen_stages: usize,
+    /// Whether a bottleneck halves the resolution in its first 1x1 convolution, as the network of 2015 (Caffe's) does, and not in the 3x3 one.
+    /// Default: no, as in torchvision.
+    pub stride_in_1x1: bool,
 }
 
 impl Default for ResNetConfig {
     fn default() -> Self {
-        Self { depth: ResNetDepth::R50, norm: NormConfig::Frozen(FrozenNormConfig::default()), frozen_stages: 0 }
+        Self {
+            depth: ResNetDepth::R50,
+            norm: NormConfig::Frozen(FrozenNormConfig::default()),
+            frozen_stages: 0,
+            stride_in_1x1: false,
+        }
     }
 }
 

@@ -51,6 +51,11 @@ impl BoxBranch {
         self.config.pool.side.pow(2)
     }
 
+    /// Object classes, background not counted.
+    pub(in crate::model) fn num_classes(&self) -> usize {
+        self.num_classes
+    }
+
     pub(super) fn config(&self) -> &BoxBranchConfig {
         &self.config
     }

@@ -33,7 +33,7 @@ impl StateMismatch {
 }
 
 impl std::fmt::Display for StateMismatch {
-    /// Each kind of difference with its number and its first three names.
+    /// Each kind of difference with its number and its first three names; with all names as `{:#}`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shapes: Vec<String> = self
             .shapes
@@ -43,7 +43,8 @@ impl std::fmt::Display for StateMismatch {
         let kinds = [("missing", &self.missing), ("not in the model", &self.unexpected), ("of another shape", &shapes)];
         let mut separator = "";
         for (kind, names) in kinds.into_iter().filter(|(_, names)| !names.is_empty()) {
-            let first = &names[..names.len().min(3)];
+            let shown = if f.alternate() { names.len() } else { names.len().min(3) };
+            let first = &names[..shown];
             let ellipsis = if names.len() > first.len() { ", ..." } else { "" };
             write!(f, "{separator}{} {kind} ({}{ellipsis})", names.len(), first.join(", "))?;
             separator = "; ";
