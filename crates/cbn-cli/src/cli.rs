@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use cbn_detection::data::DataPaths;
 use cbn_detection::eval::IouType;
+use cbn_detection::model::weights::{BackboneStyle, WeightLayout};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceKind;
@@ -22,12 +23,14 @@ pub enum Command {
     Demo(DemoArgs),
     /// Train a recipe
     Train(TrainArgs),
-    /// Run a checkpoint over the validation images and score it
+    /// Run a checkpoint, or weights of another library, over the validation images and score it
     Test(TestArgs),
     /// Score a COCO results file
     Eval(EvalArgs),
     /// Find objects in pictures: overlays and one JSON file
     Detect(DetectArgs),
+    /// Turn weights of another library into a checkpoint, or a checkpoint into theirs
+    Convert(ConvertArgs),
     /// Look at recipes
     #[command(subcommand)]
     Recipe(RecipeCommand),
@@ -90,7 +93,7 @@ impl RunArgs {
 pub struct TestArgs {
     /// Recipe file
     pub recipe: PathBuf,
-    /// Checkpoint file
+    /// Checkpoint file; or weights that torchvision, mmdetection or detectron2 named (.pth, .pt, .pkl, .safetensors)
     pub checkpoint: PathBuf,
     #[command(flatten)]
     pub data: DataArgs,
@@ -144,6 +147,112 @@ pub struct DetectArgs {
     /// Where the arithmetic happens
     #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
     pub device: DeviceKind,
+}
+
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Weights of another library (.pth, .pt, .pkl, .safetensors), or a checkpoint
+    pub input: PathBuf,
+    /// File to write, .safetensors
+    pub output: PathBuf,
+    /// Who named the tensors of INPUT
+    #[arg(long, value_enum, default_value_t = SourceLayout::Auto)]
+    pub from: SourceLayout,
+    /// Whose names OUTPUT gets; cbn is a checkpoint
+    #[arg(long, value_enum, default_value_t = Layout::Cbn)]
+    pub to: Layout,
+    /// Recipe of the detector that INPUT is of; a checkpoint needs none
+    #[arg(long)]
+    pub recipe: Option<PathBuf>,
+    /// COCO annotations that list the classes; a checkpoint needs none
+    #[arg(long)]
+    pub annotations: Option<PathBuf>,
+    /// Pixels and strides that the backbone was trained with [default: caffe for detectron2, else pytorch]
+    #[arg(long, value_enum)]
+    pub style: Option<Style>,
+    /// Start what counts classes anew, with random weights
+    #[arg(long)]
+    pub replace_class_heads: bool,
+    /// Change a value of the recipe; may be given more than once
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Whose names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// Ours
+    #[value(alias = "safetensors")]
+    Cbn,
+    /// torchvision
+    Torchvision,
+    /// mmdetection before 2.0, the released CBN code
+    Mmdet,
+    /// mmdetection 2
+    Mmdet2,
+    /// detectron2
+    Detectron2,
+}
+
+impl From<Layout> for WeightLayout {
+    fn from(layout: Layout) -> Self {
+        match layout {
+            Layout::Cbn => Self::Cbn,
+            Layout::Torchvision => Self::Torchvision,
+            Layout::Mmdet => Self::Mmdet,
+            Layout::Mmdet2 => Self::Mmdet2,
+            Layout::Detectron2 => Self::Detectron2,
+        }
+    }
+}
+
+/// Whose names, unless they tell it themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceLayout {
+    /// Look at the names
+    Auto,
+    /// Ours
+    #[value(alias = "safetensors")]
+    Cbn,
+    /// torchvision
+    Torchvision,
+    /// mmdetection before 2.0, the released CBN code
+    Mmdet,
+    /// mmdetection 2
+    Mmdet2,
+    /// detectron2
+    Detectron2,
+}
+
+impl SourceLayout {
+    pub fn layout(self) -> Option<WeightLayout> {
+        match self {
+            Self::Auto => None,
+            Self::Cbn => Some(WeightLayout::Cbn),
+            Self::Torchvision => Some(WeightLayout::Torchvision),
+            Self::Mmdet => Some(WeightLayout::Mmdet),
+            Self::Mmdet2 => Some(WeightLayout::Mmdet2),
+            Self::Detectron2 => Some(WeightLayout::Detectron2),
+        }
+    }
+}
+
+/// How the backbone was trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Style {
+    /// RGB pixels over ImageNet's standard deviation, stride in the 3x3 convolution
+    Pytorch,
+    /// BGR pixels as they are, stride in the first 1x1 convolution
+    Caffe,
+}
+
+impl From<Style> for BackboneStyle {
+    fn from(style: Style) -> Self {
+        match style {
+            Style::Pytorch => Self::Pytorch,
+            Style::Caffe => Self::Caffe,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@
 mod cli;
 mod commands;
 mod device;
+mod foreign;
 mod model_file;
 mod output;
 mod session;
@@ -41,6 +42,7 @@ fn run() -> ExitCode {
         Command::Test(args) => commands::test::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Detect(args) => commands::detect::run(&args),
+        Command::Convert(args) => commands::convert::run(&args),
         Command::Recipe(args) => commands::recipe::run(&args),
         Command::Data(args) => commands::data::run(&args),
     };

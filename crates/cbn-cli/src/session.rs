@@ -8,9 +8,11 @@ use burn::tensor::Device;
 use cbn_detection::data::{DataPaths, Dataset, Split, TestLoader, TrainLoader};
 use cbn_detection::eval::{EvalConfig, Evaluator, IouType};
 use cbn_detection::model::Detector;
-use cbn_detection::model::weights::{StateDict, load_backbone};
+use cbn_detection::model::weights::{LoadConfig, StateDict, load_backbone};
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve, train_loader};
 use cbn_detection::train::{Trainer, WorkDir, initial_detector};
+
+use crate::foreign;
 
 /// A training run that is ready to begin.
 pub struct Session {
@@ -48,9 +50,20 @@ impl Session {
     /// A resumed run takes all weights from its checkpoint, so the recipe's weights file may be gone by then.
     pub fn initial_detector(&self) -> Result<Detector> {
         let mut detector = initial_detector(&self.plan.model, self.plan.train.seed, &self.trainer.device);
-        if let (Some(path), None) = (&self.plan.backbone_weights, self.trainer.work_dir.resume_from()) {
+        if self.trainer.work_dir.resume_from().is_some() {
+            return Ok(detector);
+        }
+        if let Some(path) = &self.plan.backbone_weights {
             let load = |backbone| load_backbone(backbone, &StateDict::read(path)?);
             detector.backbone = load(detector.backbone).context("train.backbone_weights")?;
+        }
+        if let Some(path) = &self.plan.init {
+            let config = LoadConfig { replace_class_heads: self.plan.replace_class_heads, ..LoadConfig::default() };
+            let load = |detector| config.load_detector(detector, &StateDict::read(path)?);
+            let loaded = load(detector).context("train.init")?;
+            foreign::check_pixels(&config, &loaded, &self.plan.transform)?;
+            foreign::report(&loaded);
+            detector = loaded.module;
         }
         Ok(detector)
     }

@@ -94,6 +94,63 @@ fn backbone_weights_that_are_not_there_are_named() {
     assert!(message.contains("train.backbone_weights: /no/such/resnet18.pth: "), "{message}");
 }
 
+/// A data set's JSON file with one more category, which nothing shows.
+fn add_category(path: &Path) {
+    let mut file: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    file["categories"].as_array_mut().unwrap().push(serde_json::json!({ "id": 77, "name": "unseen" }));
+    std::fs::write(path, file.to_string()).unwrap();
+}
+
+#[test]
+fn weights_go_out_to_torchvision_and_come_back_to_be_tested_and_fine_tuned() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = shapes(dir.path());
+    let path = |name: &str| text(&dir.path().join(name));
+    let (recipe, run, out) = (recipe(SHAPES), path("run"), path("torchvision.safetensors"));
+    succeeds(&[&["train", &recipe, "--data", &data, "--work-dir", &run][..], &TINY].concat());
+    let checkpoint = path("run/checkpoint_00000002.safetensors");
+    let test = |weights: &str| {
+        succeeds(
+            &[&["test", &recipe, weights, "--data", &data, "--json", "--out", &path("found.json")], &TINY[6..]]
+                .concat(),
+        );
+        std::fs::read_to_string(path("found.json")).unwrap()
+    };
+    let expected = test(&checkpoint);
+    assert!(expected.matches("category_id").count() > 10, "nothing to compare: {expected}");
+    succeeds(&["convert", &checkpoint, &out, "--to", "torchvision"]);
+    assert_eq!(test(&out), expected, "as they are");
+    let val = text(&Path::new(&data).join("val.json"));
+    let back = path("back.safetensors");
+    succeeds(&["convert", &out, &back, "--recipe", &recipe, "--annotations", &val]);
+    assert_eq!(test(&back), expected, "as a checkpoint");
+
+    // Fine-tuning on data with one class more.
+    add_category(Path::new(&val));
+    add_category(&Path::new(&data).join("train.json"));
+    let init = format!("train.init={out}");
+    let tuned = path("tuned");
+    let train = [&["train", &recipe, "--data", &data, "--work-dir", &tuned, "--set", &init][..], &TINY].concat();
+    let message = fails(&train);
+    assert!(
+        message.contains("train.init: the weights are for 3 classes, the model has 4: replace_class_heads"),
+        "{message}"
+    );
+    std::fs::remove_dir_all(&tuned).unwrap();
+    let output = cbn(&[&train[..], &["--set", "train.replace_class_heads=true"]].concat());
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("anew       roi.boxes.head.class_logits.weight, "), "{told}");
+    assert!(Path::new(&path("tuned/checkpoint_00000002.safetensors")).is_file());
+}
+
+#[test]
+fn weights_that_say_nothing_of_themselves_need_a_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let message = fails(&["convert", "/no/such/model.pth", &text(&dir.path().join("out.safetensors"))]);
+    assert!(message.contains("/no/such/model.pth does not say what it is of: give --recipe"), "{message}");
+}
+
 #[test]
 fn a_checkpoint_of_another_architecture_is_refused() {
     let dir = tempfile::tempdir().unwrap();

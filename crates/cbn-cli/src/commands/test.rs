@@ -1,4 +1,4 @@
-//! `cbn test`: run a checkpoint over the validation images and score it.
+//! `cbn test`: run a checkpoint, or weights of another library, over the validation images and score it.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -6,9 +6,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use cbn_detection::data::Split;
 use cbn_detection::eval::{IouType, write_results};
+use cbn_detection::model::weights::LoadConfig;
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve};
 
 use crate::cli::TestArgs;
+use crate::foreign;
 use crate::model_file::TrainedModel;
 use crate::output::progress::evaluation_bar;
 use crate::output::{expected, scores};
@@ -21,14 +23,19 @@ pub fn run(args: &TestArgs) -> Result<()> {
         File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let dataset = Arc::new(load_split(&args.data.paths(), Split::Val)?);
-    let model = TrainedModel::load_as(&args.checkpoint, |saved| plan_like(&recipe, &saved), &device)?;
+    let model = if foreign::is_checkpoint(&args.checkpoint)? {
+        TrainedModel::load_as(&args.checkpoint, |saved| plan_like(&recipe, &saved), &device)?
+    } else {
+        foreign::load(&args.checkpoint, &recipe, &dataset.categories, &LoadConfig::default(), &device)?
+    };
     anyhow::ensure!(
-        model.categories == dataset.categories,
+        dataset.categories.iter().all(|category| model.categories.contains(category)),
         "checkpoint {} was trained on other categories than {} has",
         args.checkpoint.display(),
         dataset.annotations_path().display()
     );
-    let evaluator = evaluator(&model.plan, dataset, kinds(args, &model.plan)?)?;
+    let category_ids = model.categories.iter().map(|category| category.id).collect();
+    let evaluator = evaluator(&model.plan, dataset, kinds(args, &model.plan)?)?.with_category_ids(category_ids);
     let bar = evaluation_bar(evaluator.num_images());
     let (detections, summaries) =
         evaluator.run(&model.detector, &device, &mut |num_done| bar.set_position(num_done as u64))?;

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use burn::tensor::Device;
 
 use super::{CocoDetection, EvalConfig, EvalError, GroundTruth, IouType, Summary, collect, evaluate};
@@ -11,6 +13,7 @@ pub struct Evaluator {
     ground_truth: GroundTruth,
     iou_types: Vec<IouType>,
     config: EvalConfig,
+    category_ids: Vec<u64>,
 }
 
 impl Evaluator {
@@ -22,7 +25,16 @@ impl Evaluator {
     pub fn new(loader: TestLoader, iou_types: Vec<IouType>, config: EvalConfig) -> Result<Self, EvalError> {
         config.validate()?;
         let ground_truth = GroundTruth::load(loader.dataset().annotations_path())?;
-        Ok(Self { loader, ground_truth, iou_types, config })
+        let category_ids = loader.dataset().category_ids();
+        Ok(Self { loader, ground_truth, iou_types, config, category_ids })
+    }
+
+    /// For a detector whose labels are not the data set's: the COCO id of each. What it finds of categories that the data set does not have is
+    /// dropped after everything else.
+    #[must_use]
+    pub fn with_category_ids(mut self, category_ids: Vec<u64>) -> Self {
+        self.category_ids = category_ids;
+        self
     }
 
     /// Images that a run goes through.
@@ -43,14 +55,15 @@ impl Evaluator {
         device: &Device,
         on_progress: &mut dyn FnMut(usize),
     ) -> Result<(Vec<CocoDetection>, Vec<Summary>), EvalError> {
-        let category_ids = self.loader.dataset().category_ids();
+        let known: HashSet<u64> = self.loader.dataset().category_ids().into_iter().collect();
         let mut found = Vec::new();
         let mut num_done = 0;
         for batch in self.loader.batches() {
             let batch = batch?;
             let detections = detector.detect(&batch.images.to_device(device));
             for (detections, meta) in detections.iter().zip(&batch.metas) {
-                found.extend(collect(detections, meta, &category_ids));
+                let of_image = collect(detections, meta, &self.category_ids);
+                found.extend(of_image.into_iter().filter(|detection| known.contains(&detection.category_id)));
             }
             num_done += batch.metas.len();
             on_progress(num_done);

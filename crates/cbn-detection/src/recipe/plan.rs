@@ -29,6 +29,12 @@ pub struct Plan {
     pub train: TrainConfig,
     /// Weights that the backbone starts from, with torchvision's names.
     pub backbone_weights: Option<PathBuf>,
+    /// Weights that the detector starts from, whoever named them.
+    #[serde(default)]
+    pub init: Option<PathBuf>,
+    /// Whether class heads start anew whatever `init` has.
+    #[serde(default)]
+    pub replace_class_heads: bool,
     /// COCO's three limits of detections per image; the last is the one of AP.
     pub max_detections: [usize; 3],
     /// The result that the run should reach.

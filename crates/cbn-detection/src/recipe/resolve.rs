@@ -48,6 +48,16 @@ pub fn test_loader(recipe: &Recipe) -> LoaderConfig {
 pub fn resolve(recipe: &Recipe, facts: DataFacts) -> Result<Plan, RecipeError> {
     positive("train.batch_size", recipe.train.batch_size)?;
     positive("test.batch_size", recipe.test.batch_size)?;
+    if recipe.train.init.is_some() && recipe.train.backbone_weights.is_some() {
+        return Err(fault(
+            "train.init",
+            "given",
+            "but train.backbone_weights is given as well: a detector has a backbone",
+        ));
+    }
+    if recipe.train.replace_class_heads && recipe.train.init.is_none() {
+        return Err(fault("train.replace_class_heads", "true", "but there is no train.init to take the rest from"));
+    }
     recipe.data.transform.validate()?;
     let model = detector(recipe, facts)?;
     model.validate()?;
@@ -60,6 +70,8 @@ pub fn resolve(recipe: &Recipe, facts: DataFacts) -> Result<Plan, RecipeError> {
         test_loader: test_loader(recipe),
         train: training(&recipe.train, facts)?,
         backbone_weights: recipe.train.backbone_weights.clone(),
+        init: recipe.train.init.clone(),
+        replace_class_heads: recipe.train.replace_class_heads,
         expected: recipe.expected.clone(),
     })
 }

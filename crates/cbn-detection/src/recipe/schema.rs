@@ -149,6 +149,12 @@ pub struct TrainSection {
     /// Weights that the backbone starts from, with torchvision's names. Default: random ones.
     #[serde(default)]
     pub backbone_weights: Option<PathBuf>,
+    /// Weights that the whole detector starts from: a checkpoint, or a file of torchvision, mmdetection or detectron2. Default: random ones.
+    #[serde(default)]
+    pub init: Option<PathBuf>,
+    /// Whether the tensors of `init` that count classes are left out, so that it may be of other classes. Default: no.
+    #[serde(default)]
+    pub replace_class_heads: bool,
 }
 
 fn default_momentum() -> f64 {

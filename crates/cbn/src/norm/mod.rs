@@ -148,6 +148,16 @@ impl Norm {
         }
     }
 
+    /// What is added to the running variance or its root in inference, and to which; none for norms without running statistics.
+    pub fn running_epsilon(&self) -> Option<(f64, EpsilonPlace)> {
+        match self {
+            Self::Frozen(norm) => Some((norm.epsilon, norm.epsilon_place)),
+            Self::Batch(norm) | Self::Sync(norm) => Some((norm.epsilon, EpsilonPlace::InsideRoot)),
+            Self::CrossIteration(norm) => Some((norm.config.epsilon, norm.config.epsilon_place)),
+            Self::Identity(_) | Self::Group(_) => None,
+        }
+    }
+
     /// Whether the convolution before this norm has a bias of its own.
     pub(crate) fn wants_bias(&self) -> bool {
         matches!(self, Self::Identity(_))

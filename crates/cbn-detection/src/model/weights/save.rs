@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
+use cbn::Norm;
+use cbn::norm::EpsilonPlace;
 
 use super::class_rows::ClassTensor;
 use super::{StateDict, WeightLayout};
@@ -9,8 +11,10 @@ use crate::model::Detector;
 
 /// The weights of a detector under another library's names and in its order, for [`StateDict::write`].
 ///
-/// Counters and histories of norms are left out: no other library has them. The backbone is in PyTorch's style unless the detector was
-/// configured otherwise. Where a norm has another epsilon than the other library's, that must be set there.
+/// Counters and histories of norms are left out: no other library has them. The pixels are in PyTorch's style; strides are as the detector was
+/// configured. The other libraries add 1e-5 to the variance: a norm that adds something else, or adds it to the standard deviation, gets
+/// another gamma, with which it computes the same there. In mmdetection's layout of the released CBN code a norm that adds 1e-5 to the standard deviation stays
+/// as it is, because that code's norm does so.
 pub fn export_detector(detector: &Detector, layout: WeightLayout) -> StateDict {
     let boxes = &detector.roi.boxes;
     let mut exporter = Exporter {
@@ -20,10 +24,31 @@ pub fn export_detector(detector: &Detector, layout: WeightLayout) -> StateDict {
         has_box_convs: !boxes.head.convs.is_empty(),
         path: Vec::new(),
         tensors: BTreeMap::new(),
+        norms: Vec::new(),
     };
     detector.visit(&mut exporter);
+    for (part, norm) in norms(detector) {
+        if let Some(epsilon) = norm.and_then(Norm::running_epsilon) {
+            exporter.fit_epsilon(part, epsilon);
+        }
+    }
     StateDict::new(exporter.tensors)
 }
+
+/// The detector's parts, by the beginning of their paths, and a norm of each: all of a part are alike.
+fn norms(detector: &Detector) -> [(&'static str, Option<&Norm>); 4] {
+    let Detector { backbone, neck, roi, .. } = detector;
+    let mask = roi.mask.as_ref().and_then(|mask| mask.head.convs.first());
+    [
+        ("backbone.", Some(&backbone.stem.norm)),
+        ("neck.", neck.laterals.first().map(|conv| &conv.norm)),
+        ("roi.boxes.", roi.boxes.head.convs.first().map(|conv| &conv.norm)),
+        ("roi.mask.", mask.map(|conv| &conv.norm)),
+    ]
+}
+
+/// What the other libraries add to the variance.
+const EPSILON: f64 = 1e-5;
 
 struct Exporter {
     layout: WeightLayout,
@@ -33,9 +58,33 @@ struct Exporter {
     has_box_convs: bool,
     path: Vec<String>,
     tensors: BTreeMap<String, TensorData>,
+    /// The path of each running variance, and its name there.
+    norms: Vec<(String, String)>,
 }
 
 impl Exporter {
+    /// Gives the norms of a part, which add `value` at `place`, the gamma with which they compute the same where [`EPSILON`] is added to the variance.
+    fn fit_epsilon(&mut self, part: &str, (value, place): (f64, EpsilonPlace)) {
+        let is_own = self.layout == WeightLayout::Mmdet && place == EpsilonPlace::OutsideRoot;
+        if self.layout == WeightLayout::Cbn || (value == EPSILON && (is_own || place == EpsilonPlace::InsideRoot)) {
+            return;
+        }
+        for (_, name) in self.norms.iter().filter(|(path, _)| path.starts_with(part)) {
+            let Some(norm) = name.strip_suffix("running_var") else { continue };
+            let vars: Vec<f32> = self.tensors[name].iter::<f32>().collect();
+            let Some(gamma) = self.tensors.get_mut(&format!("{norm}weight")) else { continue };
+            let fitted = gamma.iter::<f32>().zip(vars).map(|(gamma, var)| {
+                let var = f64::from(var);
+                let divisor = match place {
+                    EpsilonPlace::InsideRoot => (var + value).sqrt(),
+                    EpsilonPlace::OutsideRoot => var.sqrt() + value,
+                };
+                (f64::from(gamma) * (var + EPSILON).sqrt() / divisor) as f32
+            });
+            *gamma = TensorData::new(fitted.collect::<Vec<f32>>(), gamma.shape().to_vec());
+        }
+    }
+
     fn name(&self) -> Option<String> {
         let names = self.layout.names(&self.path);
         let is_first_fc = self.path[..self.path.len() - 1].ends_with(&["fcs".to_owned(), "0".to_owned()]);
@@ -87,6 +136,9 @@ impl ModuleVisitor for Exporter {
         let shape = param.dims();
         let values = param.val().into_data().convert::<f32>().try_to_vec().expect("the data was converted to f32");
         let tensor = self.converted(values, &shape);
+        if self.path.last().is_some_and(|leaf| leaf == "running_var") {
+            self.norms.push((self.path.join("."), name.clone()));
+        }
         self.tensors.insert(name, tensor);
     }
 }
