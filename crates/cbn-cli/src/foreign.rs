@@ -96,3 +96,21 @@ pub fn report<M>(loaded: &Loaded<M>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_category_ids_where_the_weights_know_more_classes_than_the_data() {
+        let category = |id: u64| Category { id, name: format!("class {id}") };
+        let of_data = [category(4), category(2)];
+        let names = |found| {
+            known_categories(found, &of_data).map(|known| known.into_iter().map(|c| c.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(2).unwrap(), ["class 4", "class 2"]);
+        assert_eq!(names(4).unwrap(), ["no category 1", "class 2", "no category 3", "class 4"]);
+        // An id beyond the weights' classes, or fewer classes than the data has.
+        assert!(names(3).is_err() && names(1).is_err());
+    }
+}
