@@ -31,6 +31,8 @@ pub enum Command {
     Detect(DetectArgs),
     /// Turn weights of another library into a checkpoint, or a checkpoint into theirs
     Convert(ConvertArgs),
+    /// Write a checkpoint's detector for another runtime
+    Export(ExportArgs),
     /// Look at recipes
     #[command(subcommand)]
     Recipe(RecipeCommand),
@@ -176,6 +178,24 @@ pub struct ConvertArgs {
     /// Change a value of the recipe; may be given more than once
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Checkpoint file
+    pub checkpoint: PathBuf,
+    /// File to write
+    pub output: PathBuf,
+    /// Which runtime's format
+    #[arg(long, value_enum, default_value_t = ExportFormat::Onnx)]
+    pub to: ExportFormat,
+}
+
+/// A format of other runtimes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// ONNX, opset 17
+    Onnx,
 }
 
 /// Whose names.

@@ -43,6 +43,7 @@ fn run() -> ExitCode {
         Command::Eval(args) => commands::eval::run(&args),
         Command::Detect(args) => commands::detect::run(&args),
         Command::Convert(args) => commands::convert::run(&args),
+        Command::Export(args) => commands::export::run(&args),
         Command::Recipe(args) => commands::recipe::run(&args),
         Command::Data(args) => commands::data::run(&args),
     };

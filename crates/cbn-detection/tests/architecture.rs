@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms that it may use.
-const TABLE: [(&str, &[&str]); 7] = [
+const TABLE: [(&str, &[&str]); 8] = [
     ("structures", &[]),
     ("ops", &["structures"]),
     ("data", &["structures"]),
     ("model", &["structures", "ops"]),
     ("eval", &["structures", "data", "model"]),
+    ("export", &["data", "model"]),
     ("train", &["structures", "data", "model", "eval"]),
     ("recipe", &["data", "model", "train"]),
 ];

@@ -5,6 +5,7 @@ pub mod data;
 pub mod demo;
 pub mod detect;
 pub mod eval;
+pub mod export;
 pub mod recipe;
 pub mod test;
 pub mod train;
