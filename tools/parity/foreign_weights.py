@@ -2,8 +2,9 @@
 
     python tools/parity/foreign_weights.py CBN
 
-CBN is the built program. Torch 2.11, torchvision 0.26. The names are written down here a second time, apart from those in the program. Weights are random, but
-norms and class scores are set so that detections spread. Images are random as well and need no resizing, so that the networks alone are compared.
+CBN is the built program. Torch 2.11, torchvision 0.26. The names are written down here a second time, apart from those in the
+program. Weights are random, but norms and class scores are set so that detections spread. Images are random as well and need
+no resizing, so that the networks alone are compared.
 
 The detectron2 files are of a network in Caffe's style: BGR pixels that are not divided, stride in the first 1x1 convolution of a bottleneck.
 """

@@ -4,9 +4,9 @@
 
 CBN is the built program, DATA a folder with val.json and images/. Torch 2.11, torchvision 0.26, safetensors 0.8.
 
-The recipe must be for a torchvision-like detector: ROI Align not aligned, `two_fc` or `four_conv_one_fc` head, stride of P6 64. Images are given to torchvision
-as this library resized them, for which `min_side_px` must be the shorter side of every image: then nothing is resized. Exit code 1 if a detection
-has no partner.
+The recipe must be for a torchvision-like detector: ROI Align not aligned, `two_fc` or `four_conv_one_fc` head. Its
+`min_side_px` must be the shorter side of every image: then nothing is resized, and the networks alone are compared. Exit code 1
+if a detection has no partner.
 """
 
 import json

@@ -2,8 +2,9 @@
 
     python tools/parity/onnx_detections.py CBN RECIPE CHECKPOINT DATA
 
-CBN is the built program, DATA a folder with val.json and images/. onnx 1.22, onnxruntime 1.27. `min_side_px` of the recipe must be the shorter side of every image: then
-nothing is resized, and masks are compared by pasting alone. Exit code 1 if a detection has no partner.
+CBN is the built program, DATA a folder with val.json and images/. Onnx 1.23, onnxruntime 1.32. `min_side_px` of the recipe must
+be the shorter side of every image: then nothing is resized, and the networks alone are compared. Exit code 1 if a detection has
+no partner.
 """
 
 import json

@@ -52,8 +52,8 @@ pub fn load(
 
 /// The class of each of the weights' labels.
 ///
-/// torchvision's published COCO weights have a label for every category id up to 90, ten of which no category has. Such weights keep all of them: without
-/// them, the other scores would be others.
+/// torchvision's published COCO weights have a label for every category id up to 90, ten of which no category has. Such weights keep
+/// all of them: without them, the other scores would be others.
 fn known_categories(found: usize, categories: &[Category]) -> Result<Vec<Category>> {
     if found == categories.len() {
         return Ok(categories.to_vec());
@@ -61,7 +61,8 @@ fn known_categories(found: usize, categories: &[Category]) -> Result<Vec<Categor
     let are_ids = categories.iter().all(|category| (1..=found as u64).contains(&category.id));
     anyhow::ensure!(
         found > categories.len() && are_ids,
-        "the weights know {found} classes and the annotations list {}: take annotations with the classes of the weights, or start the class heads anew",
+        "the weights know {found} classes and the annotations list {}: take annotations with the classes of the weights, or \
+         start the class heads anew",
         categories.len()
     );
     let named = |id: u64| categories.iter().find(|category| category.id == id).cloned();

@@ -3,8 +3,8 @@
 //! The ONNX graph (opset 17) is the whole of inference on one image, apart from resizing before and scaling and pasting after:
 //!
 //! - in: `image`, `[3, H, W]` floats, RGB from 0 to 255, resized as the recipe says;
-//! - out: `boxes` `[N, 4]` (x1, y1, x2, y2 in pixels of that image), `scores` `[N]`, `labels` `[N]` (counted from 0), and of a Mask R-CNN `masks` `[N, M, M]`:
-//!   probabilities in the cells of each box.
+//! - out: `boxes` `[N, 4]` (x1, y1, x2, y2 in pixels of that image), `scores` `[N]`, `labels` `[N]` (counted from 0), and of a
+//!   Mask R-CNN `masks` `[N, M, M]`: probabilities in the cells of each box.
 
 mod boxes;
 mod graph;

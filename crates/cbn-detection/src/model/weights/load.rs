@@ -57,8 +57,8 @@ impl LoadConfig {
     ///
     /// # Errors
     ///
-    /// No layout has such names; names that the detector needs and the file lacks, the reverse, shapes that differ; another number of classes; a backbone
-    /// of the other style.
+    /// No layout has such names; names that the detector needs and the file lacks, the reverse, shapes that differ; another number
+    /// of classes; a backbone of the other style.
     pub fn load_detector(&self, detector: Detector, weights: &StateDict) -> Result<Loaded<Detector>, WeightsError> {
         let layout = self.layout_of(weights)?;
         let style = self.style.unwrap_or_else(|| BackboneStyle::usual(layout));

@@ -13,8 +13,8 @@ use crate::model::Detector;
 ///
 /// Counters and histories of norms are left out: no other library has them. The pixels are in PyTorch's style; strides are as the detector was
 /// configured. The other libraries add 1e-5 to the variance: a norm that adds something else, or adds it to the standard deviation, gets
-/// another gamma, with which it computes the same there. In mmdetection's layout of the released CBN code a norm that adds 1e-5 to the standard deviation stays
-/// as it is, because that code's norm does so.
+/// another gamma, with which it computes the same there. In mmdetection's layout of the released CBN code a norm that adds 1e-5 to the
+/// standard deviation stays as it is, because that code's norm does so.
 pub fn export_detector(detector: &Detector, layout: WeightLayout) -> StateDict {
     let boxes = &detector.roi.boxes;
     let mut exporter = Exporter {
@@ -63,7 +63,8 @@ struct Exporter {
 }
 
 impl Exporter {
-    /// Gives the norms of a part, which add `value` at `place`, the gamma with which they compute the same where [`EPSILON`] is added to the variance.
+    /// Gives the norms of a part, which add `value` at `place`, the gamma with which they compute the same where [`EPSILON`] is added
+    /// to the variance.
     fn fit_epsilon(&mut self, part: &str, (value, place): (f64, EpsilonPlace)) {
         let is_own = self.layout == WeightLayout::Mmdet && place == EpsilonPlace::OutsideRoot;
         if self.layout == WeightLayout::Cbn || (value == EPSILON && (is_own || place == EpsilonPlace::InsideRoot)) {

@@ -22,15 +22,16 @@ impl StateDict {
         Self { tensors: tensors.into_iter().map(|(name, data)| (name, data.convert::<f32>())).collect() }
     }
 
-    /// Reads a `.safetensors` file, what `torch.save` wrote to a `.pth` or `.pt` file, or NumPy arrays that `pickle.dump` wrote to a `.pkl` file.
+    /// Reads a `.safetensors` file, what `torch.save` wrote to a `.pth` or `.pt` file, or NumPy arrays that `pickle.dump` wrote to a
+    /// `.pkl` file.
     ///
-    /// Of a training's file with optimizer and options, the weights alone are read: what is under `state_dict` or `model`. Nothing in a pickle is ever
-    /// called, and no more memory is taken than the file is large (for `f32`; other types are widened to it).
+    /// Of a training's file with optimizer and options, the weights alone are read: what is under `state_dict` or `model`. Nothing in a
+    /// pickle is ever called, and tensors are only made that the file has bytes for (half-precision ones are then widened to `f32`).
     ///
     /// # Errors
     ///
-    /// The file cannot be read, its name ends in something else, it is not what its name says, its tensors claim more than it holds, or a weight is NaN
-    /// or infinite.
+    /// The file cannot be read, its name ends in something else, it is not what its name says, its tensors claim more than it holds, or
+    /// a weight is NaN or infinite.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
         let tensors = match path.extension().and_then(|extension| extension.to_str()) {
             Some("safetensors") => read_safetensors(path),
