@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cbn::norm::cbn::{HistoryGradient, HistoryStorage};
+use cbn::norm::cbn::{HistoryGradient, HistoryStorage, WindowSpan};
 use cbn::{BatchNormConfig, CbnConfig, GroupNormConfig, NormConfig};
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, RecipeError, resolve};
 
@@ -173,10 +173,12 @@ fn burn_in_is_in_iterations_once_the_epoch_is_known() {
 #[test]
 fn a_recipe_reaches_the_choices_of_cbn() {
     let with = |table: &str| plan("mask_rcnn_r50_gn.toml", &[&format!("norm.neck={table}")]);
-    let options = "history_gradient = \"through_weight\", derivative_sampling = 4, history = \"refill\"";
+    let options = "span = { kind = \"samples\", at_most = 16 }, history_gradient = \"through_weight\", \
+        derivative_sampling = 4, history = \"refill\"";
     let table = format!("{{ kind = \"cbn\", window = 2, burn_in = {{ iterations = 5 }}, {options} }}");
     let expected = CbnConfig {
         window: 2,
+        span: WindowSpan::Samples { at_most: 16 },
         burn_in_iterations: 5,
         history_gradient: HistoryGradient::ThroughWeight,
         derivative_sampling: 4,
@@ -184,11 +186,20 @@ fn a_recipe_reaches_the_choices_of_cbn() {
         ..CbnConfig::paper()
     };
     assert_eq!(with(&table).unwrap().model.neck.norm, NormConfig::CrossIteration(expected));
-    let refused = "{ kind = \"cbn\", window = 2, burn_in = { iterations = 5 }, derivative_sampling = 0 }";
+    let refused = |option: &str| {
+        let table = format!("{{ kind = \"cbn\", window = 2, burn_in = {{ iterations = 5 }}, {option} }}");
+        with(&table).unwrap_err().to_string()
+    };
     assert_eq!(
-        with(refused).unwrap_err().to_string(),
+        refused("derivative_sampling = 0"),
         "norm.neck: derivative_sampling takes every n-th position, so it is at least 1"
     );
+    assert_eq!(
+        refused("span = { kind = \"samples\", at_most = 0 }"),
+        "norm.neck: span holds the current iteration, so at_most is at least 1"
+    );
+    let unknown = refused("span = { kind = \"samples\", at_most = 16, at_least = 2 }");
+    assert!(unknown.contains("at_least"), "{unknown}");
 }
 
 #[test]

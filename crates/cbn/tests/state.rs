@@ -4,7 +4,7 @@ mod common;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor};
-use cbn::norm::cbn::HistoryStorage;
+use cbn::norm::cbn::{HistoryStorage, WindowSpan};
 use cbn::{BatchNormConfig, CbnConfig, ConvNorm, FrozenNormConfig, NormConfig};
 use common::{block, cbn, cbn_of, floats, random, training_device, with_weight_of};
 
@@ -34,11 +34,21 @@ fn next_step(layer: &ConvNorm, x: &Tensor<4>) -> Vec<Vec<f32>> {
 
 #[test]
 fn the_step_after_a_load_is_the_same_to_the_last_bit() {
+    the_step_after_a_load_is_the_same(&CbnConfig::paper());
+}
+
+/// Two past iterations of two images each fit beside the current one; a third would, if their sizes were lost.
+#[test]
+fn a_record_holds_what_a_span_of_samples_counts() {
+    the_step_after_a_load_is_the_same(&CbnConfig { span: WindowSpan::Samples { at_most: 6 }, ..CbnConfig::paper() });
+}
+
+fn the_step_after_a_load_is_the_same(config: &CbnConfig) {
     let device = training_device();
-    let layer = trained(CbnConfig::paper(), &device);
+    let layer = trained(config.clone(), &device);
     let bytes = layer.clone().into_record().into_bytes().expect("a record is bytes");
-    let fresh = block(cbn(CbnConfig::paper()), &device);
-    let used = trained(CbnConfig::paper(), &device);
+    let fresh = block(cbn(config.clone()), &device);
+    let used = trained(config.clone(), &device);
     let x = random([2, 4, 6, 6], &device);
     let expected = next_step(&layer, &x);
     for (what, other) in [("fresh", fresh), ("used", used)] {

@@ -3,7 +3,9 @@
 mod common;
 
 use burn::tensor::{Device, Tensor};
-use cbn::norm::cbn::{Compensation, Correction, HistoryGradient, RunningStatistics, Weighting, WindowOpening};
+use cbn::norm::cbn::{
+    Compensation, Correction, HistoryGradient, RunningStatistics, Weighting, WindowOpening, WindowSpan,
+};
 use cbn::{BatchNormConfig, CbnConfig, ConvNorm, ConvNormConfig, NormConfig, ops};
 use common::{block, cbn, cbn_of, floats, max_difference, random, training_device, with_weight, with_weight_of};
 
@@ -46,6 +48,48 @@ fn unchanged_weights_make_batch_norm_over_the_concatenated_batches() {
         let expected = together.slice([images - batches[last].dims()[0]..images]);
         // f32 moments, joined in another order.
         assert!(max_difference(outputs[last].clone(), expected) < 1e-5, "after {last} iterations");
+    }
+}
+
+#[test]
+fn a_span_of_samples_takes_the_newest_iterations_that_fit_whole() {
+    let device = training_device();
+    let config = CbnConfig { window: 5, span: WindowSpan::Samples { at_most: 6 }, ..CbnConfig::paper() };
+    let window = block(cbn(config), &device);
+    let batch = batch_norm_like(&window, &device);
+    let batches = [3, 1, 2, 4, 1, 2, 7, 1, 1, 1, 1, 1].map(|images| random([images, 4, 6, 7], &device));
+    let outputs = batches.clone().map(|x| window.forward_nchw(x));
+    // By hand. The third takes all six; the sixth, 2 + 1, has no room for the 4, and what is older stays out although it would fit; 7 are
+    // too many for themselves, and for the one after. The last is kept to five iterations by the window.
+    let firsts = [0, 0, 0, 2, 3, 4, 6, 7, 7, 7, 7, 7];
+    for (last, first) in firsts.into_iter().enumerate() {
+        let together = batch.forward_nchw(Tensor::cat(batches[first..=last].to_vec(), 0));
+        let images = together.dims()[0];
+        let expected = together.slice([images - batches[last].dims()[0]..images]);
+        // f32 moments, joined in another order.
+        assert!(max_difference(outputs[last].clone(), expected) < 1e-5, "iteration {last}");
+    }
+}
+
+#[test]
+fn of_equal_batches_a_span_of_samples_is_one_of_iterations() {
+    let device = training_device();
+    let iterations = CbnConfig { history_gradient: HistoryGradient::ThroughWeight, ..CbnConfig::paper() };
+    // Nine samples hold four iterations of two.
+    let samples = CbnConfig { window: 8, span: WindowSpan::Samples { at_most: 9 }, ..iterations.clone() };
+    let mut layers = [block(cbn(iterations), &device), block(cbn(samples), &device)];
+    layers[1].weight = layers[0].weight.clone();
+    for step in 0..7 {
+        let x = random([2, 4, 6, 6], &device);
+        let [a, b] = layers.each_mut().map(|layer| {
+            let y = layer.forward_nchw(x.clone());
+            let gradients = y.clone().powi_scalar(3).sum().backward();
+            let gradient = layer.weight.val().grad(&gradients).expect("it trains");
+            let moved = layer.weight.val().inner() - gradient.clone() * 1e-4;
+            layer.weight = layer.weight.clone().map(|_| Tensor::from_inner(moved).require_grad());
+            (floats(y), floats(gradient))
+        });
+        assert_eq!(a, b, "step {step}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The TOML form of norms: a name, or a table with the norm's numbers.
 
-use cbn::norm::cbn::{HistoryGradient, HistoryStorage};
+use cbn::norm::cbn::{HistoryGradient, HistoryStorage, WindowSpan};
 use cbn::{BatchNormConfig, CbnConfig, FrozenNormConfig, GroupNormConfig, NormConfig};
 use serde::de::value::{MapAccessDeserializer, MapDeserializer};
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -50,6 +50,9 @@ pub enum NormSpec {
 pub struct CbnSpec {
     /// Iterations whose statistics count, the current one included.
     pub window: usize,
+    /// Whether the window has a second limit, in images (in regions, in a head).
+    #[serde(default)]
+    pub span: WindowSpan,
     /// How long plain batch statistics are used at the start of training.
     pub burn_in: Length,
     /// What decides the rest.
@@ -89,6 +92,7 @@ impl CbnSpec {
         };
         CbnConfig {
             window: self.window,
+            span: self.span,
             burn_in_iterations: self.burn_in.iterations(iterations_per_epoch),
             history_gradient: self.history_gradient,
             derivative_sampling: self.derivative_sampling,
@@ -119,6 +123,9 @@ impl NormSpec {
             }
             Self::Cbn(CbnSpec { window: 0, .. }) => {
                 Some("a window counts the current iteration, so it is at least 1".to_owned())
+            }
+            Self::Cbn(CbnSpec { span: WindowSpan::Samples { at_most: 0 }, .. }) => {
+                Some("span holds the current iteration, so at_most is at least 1".to_owned())
             }
             Self::Cbn(CbnSpec { derivative_sampling: 0, .. }) => {
                 Some("derivative_sampling takes every n-th position, so it is at least 1".to_owned())

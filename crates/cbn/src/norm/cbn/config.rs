@@ -33,6 +33,8 @@ use crate::norm::buffer::{Buffer, Counter};
 pub struct CbnConfig {
     /// Iterations whose statistics count, the current one included. 1 is batch norm.
     pub window: usize,
+    /// Whether the window has a second limit, in samples.
+    pub span: WindowSpan,
     /// Training iterations at the start during which the window is closed or opens.
     pub burn_in_iterations: usize,
     /// How the window opens.
@@ -63,6 +65,26 @@ pub struct CbnConfig {
     pub affine: bool,
     /// Whether a record of the module holds the past iterations.
     pub history: HistoryStorage,
+}
+
+/// How far back the window goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum WindowSpan {
+    /// [`CbnConfig::window`] iterations, whatever their size.
+    Iterations {},
+    /// Of those, as many of the newest as have at most `at_most` samples together, the current iteration's included. An iteration
+    /// that does not fit whole does not count, nor does any older one; the current one always counts.
+    Samples {
+        /// Images, or regions in a head: the first dimension of the map.
+        at_most: usize,
+    },
+}
+
+impl Default for WindowSpan {
+    fn default() -> Self {
+        Self::Iterations {}
+    }
 }
 
 /// How the window opens.
@@ -183,6 +205,7 @@ impl CbnConfig {
     pub fn paper() -> Self {
         Self {
             window: 4,
+            span: WindowSpan::default(),
             burn_in_iterations: 0,
             opening: WindowOpening::AtOnce,
             compensation: Compensation::FirstOrder { rho: 1.0 },
@@ -220,9 +243,10 @@ impl CbnConfig {
     ///
     /// # Panics
     ///
-    /// If the window, the derivative sampling or the positions of an exact compensation are 0, or the fading is negative.
+    /// If the window, its span in samples, the derivative sampling or the positions of an exact compensation are 0, or the fading is negative.
     pub fn init(&self, weight_shape: [usize; 4], groups: usize, device: &Device) -> CrossIterationBatchNorm {
         assert!(self.window > 0, "a window counts the current iteration, so it is at least 1");
+        assert!(self.span != WindowSpan::Samples { at_most: 0 }, "a span holds at least one sample");
         assert!(self.derivative_sampling > 0, "every n-th position is taken, so n is at least 1");
         assert!(self.compensation != Compensation::Exact { positions: 0 }, "at least one patch is sampled");
         assert!(self.fading >= 0.0, "weights are not negative, found a fading of {}", self.fading);

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::config::{CbnConfig, HistoryGradient, HistoryStorage, Validity, Weighting};
+use super::config::{CbnConfig, HistoryGradient, HistoryStorage, Validity, Weighting, WindowSpan};
 use super::correction::Correction;
 use crate::FeatureMap;
 use crate::context::{beside, plain};
@@ -17,6 +17,8 @@ pub(super) struct Observation {
     pub moments: Moments,
     /// Values a channel.
     pub positions: usize,
+    /// Images or regions.
+    pub samples: usize,
     /// Its number, from 1.
     pub iteration: usize,
 }
@@ -77,6 +79,8 @@ pub struct Entry {
     pub var: Buffer<1>,
     /// Values a channel.
     pub positions: Counter,
+    /// Images or regions, where the window's span is counted in them.
+    pub samples: Option<Counter>,
     /// What brings them to another weight.
     pub correction: Correction,
 }
@@ -88,6 +92,7 @@ impl History {
             mean: Buffer::new(Tensor::zeros([weight_shape[0]], device)),
             var: Buffer::new(Tensor::zeros([weight_shape[0]], device)),
             positions: Counter::new(),
+            samples: matches!(config.span, WindowSpan::Samples { .. }).then(Counter::new),
             correction: Correction::new(config, weight_shape, groups, device),
         };
         let entries = std::iter::repeat_with(entry).take(config.window - 1).collect();
@@ -112,7 +117,7 @@ impl History {
 
     /// The statistics of the current and the past iterations under `weight`, `[C_out, C_in / groups, kh, kw]`.
     pub(super) fn aggregate(&self, current: &Observation, weight: &Tensor<4>, config: &CbnConfig) -> Window {
-        let past = self.ring().newest();
+        let past = self.ring().newest_within(config.span, current.samples);
         if past.is_empty() {
             return Window::of_current(current);
         }
@@ -135,6 +140,9 @@ impl History {
         entry.mean.set(current.moments.mean.clone());
         entry.var.set(current.moments.var.clone());
         entry.positions.set(current.positions);
+        if let Some(samples) = &entry.samples {
+            samples.set(current.samples);
+        }
         entry.correction.store(y, site, current.iteration);
         ring.next.set((place + 1) % ring.entries.len());
         ring.filled.set((ring.filled.get() + 1).min(open));
@@ -142,10 +150,18 @@ impl History {
 }
 
 impl Ring {
-    /// The entries that count, the newest first.
-    fn newest(&self) -> Vec<&Entry> {
+    /// The entries that count beside a current iteration of so many samples, the newest first.
+    fn newest_within(&self, span: WindowSpan, mut samples: usize) -> Vec<&Entry> {
         let (places, next) = (self.entries.len(), self.next.get());
-        (1..=self.filled.get()).map(|age| &self.entries[(next + places - age) % places]).collect()
+        let newest = (1..=self.filled.get()).map(|age| &self.entries[(next + places - age) % places]);
+        let fits = |entry: &&Entry| match (span, &entry.samples) {
+            (WindowSpan::Samples { at_most }, Some(of_entry)) => {
+                samples = samples.saturating_add(of_entry.get());
+                samples <= at_most
+            }
+            _ => true,
+        };
+        newest.take_while(fits).collect()
     }
 }
 

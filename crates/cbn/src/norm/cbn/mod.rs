@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 
 pub use self::config::{
     CbnConfig, Compensation, HistoryGradient, HistoryStorage, RunningStatistics, Validity, VarianceEstimate, Weighting,
-    WindowOpening,
+    WindowOpening, WindowSpan,
 };
 pub use self::correction::{Correction, FirstOrder, Uncorrected};
 pub use self::exact::PastPatches;
@@ -92,7 +92,8 @@ impl CrossIterationBatchNorm {
         }
         let iteration = self.iteration.increment();
         let open = self.config.open_window(iteration);
-        let observation = Observation { moments: Moments::of(&y), positions: positions(&y), iteration };
+        let observation =
+            Observation { moments: Moments::of(&y), positions: positions(&y), samples: y.batch(), iteration };
         let window = if open == 0 {
             Window::of_current(&observation)
         } else {
