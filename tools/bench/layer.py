@@ -1,6 +1,6 @@
 """PyTorch's side of `cargo xtask bench-peers layer`: `NORM B C H W`, a training step of a 3x3 convolution and its norm.
 
-NORM is bn, gn, cbn or cbn-sampled, which is ours alone: here it is cbn.
+NORM is bn, gn, cbn or one of our own forms, cbn-sampled, cbn-through-weight and cbn-exact-1024: here they are cbn.
 
 PyTorch has no Cross-Iteration Batch Normalization. The one here is written from the paper's formulas (docs/cbn.md) the
 way that automatic differentiation offers: two further backward passes per iteration, and past weights kept for the

@@ -3,6 +3,7 @@
 mod bench_peers;
 mod check;
 mod evidence;
+mod figures;
 mod process;
 
 use std::env;
@@ -15,7 +16,8 @@ tasks:
   test         the README's test command: cargo test --release --workspace
   ci           both, as .ci/run does
   bench-peers  times beside PyTorch, torchvision, ONNX Runtime and pycocotools; bench-peers --help says more
-  evidence     trainings that compare norms, into docs/results; evidence without arguments says more";
+  evidence     trainings that compare norms, into docs/results; evidence without arguments says more
+  figures      docs/figures/*.svg, from the runs in docs/results";
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         Some("ci") => check::check() && check::test(),
         Some("bench-peers") => return bench_peers::run(arguments.collect()),
         Some("evidence") => return evidence::run(&arguments.collect::<Vec<_>>()),
+        Some("figures") => return figures::run(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use burn::tensor::{Device, Distribution, Tensor};
+use cbn::norm::cbn::{Compensation, HistoryGradient};
 use cbn::{BatchNormConfig, CbnConfig, ConvNorm, ConvNormConfig, FeatureMap, GroupNormConfig, NormConfig};
 
 /// Iterations that a layer sees before its first timed one: more than the window of CBN holds.
@@ -52,12 +53,18 @@ impl Layer {
 }
 
 fn norm(request: &str) -> NormConfig {
-    let window = CbnConfig { window: 4, ..CbnConfig::default() };
+    let window = CbnConfig { window: 4, ..CbnConfig::paper() };
+    let history_gradient = HistoryGradient::ThroughWeight;
     match request.split(' ').next() {
         Some("bn") => NormConfig::Batch(BatchNormConfig::default()),
         Some("gn") => NormConfig::Group(GroupNormConfig::new(32)),
         Some("cbn") => NormConfig::CrossIteration(window),
         Some("cbn-sampled") => NormConfig::CrossIteration(CbnConfig { derivative_sampling: 4, ..window }),
+        Some("cbn-through-weight") => NormConfig::CrossIteration(CbnConfig { history_gradient, ..window }),
+        Some("cbn-exact-1024") => {
+            let compensation = Compensation::Exact { positions: 1024 };
+            NormConfig::CrossIteration(CbnConfig { compensation, history_gradient, ..window })
+        }
         _ => panic!("{request}: no such norm"),
     }
 }

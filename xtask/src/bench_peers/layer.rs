@@ -8,12 +8,14 @@ use super::table::{Row, Table};
 /// Batch, C, H, W of a 3x3 convolution that keeps the shape.
 const SHAPES: [[usize; 4]; 3] = [[2, 256, 100, 168], [1024, 256, 7, 7], [256, 256, 14, 14]];
 
-/// What the servers call a norm, and what the table does. The peer has no sampling: both rows show its one CBN.
-const NORMS: [(&str, &str); 4] = [
+/// What the servers call a norm, and what the table does. The peer has one CBN: all of its rows show that.
+const NORMS: [(&str, &str); 6] = [
     ("bn", "conv + BN"),
     ("gn", "conv + GN"),
     ("cbn", "conv + CBN, window 4"),
     ("cbn-sampled", "conv + CBN, window 4, derivative_sampling 4"),
+    ("cbn-through-weight", "conv + CBN, window 4, through weight"),
+    ("cbn-exact-1024", "conv + CBN, window 4, exact (1024 positions), through weight"),
 ];
 
 /// One table per shape. The norms are timed in turn, because they are compared with each other too.

@@ -11,6 +11,8 @@ use crate::process::workspace_root;
 /// Settings of every run: shortened epochs, so that no cell of the table stays empty.
 const TRAIN_IMAGES: &str = "10000";
 const EPOCHS: &str = "3";
+/// Of the runs that compare rates.
+const RATE_EPOCHS: &str = "1";
 pub const NORMS: [&str; 6] = ["bn", "gn", "cbn", "cbn-published", "cbn-through-weight", "cbn-exact"];
 pub const BATCHES: [&str; 5] = ["1", "2", "4", "8", "32"];
 /// For a batch of 128. The example scales it with the batch.
@@ -23,13 +25,18 @@ struct Round {
     batch: &'static str,
     seed: &'static str,
     rate: &'static str,
+    epochs: &'static str,
 }
 
 impl Round {
     fn file(self, results: &Path, norm: &str) -> PathBuf {
-        let Self { batch, seed, rate } = self;
-        let rate = if rate == SCALED_RATE { String::new() } else { format!("_lr{rate}") };
-        results.join(format!("b{batch}_{norm}_s{seed}{rate}.jsonl"))
+        let Self { batch, seed, rate, epochs } = self;
+        let special = if self.compares_rates() { format!("_lr{rate}_e{epochs}") } else { String::new() };
+        results.join(format!("b{batch}_{norm}_s{seed}{special}.jsonl"))
+    }
+
+    fn compares_rates(self) -> bool {
+        self.epochs == RATE_EPOCHS
     }
 }
 
@@ -37,19 +44,17 @@ impl Round {
 fn rounds() -> impl Iterator<Item = Round> {
     let scaled =
         [["2", "0"], ["4", "0"], ["2", "1"], ["4", "1"], ["8", "0"], ["1", "0"], ["32", "0"], ["2", "2"], ["4", "2"]];
-    let others = RATES.into_iter().filter(|rate| *rate != SCALED_RATE);
-    scaled.into_iter().map(|[batch, seed]| Round { batch, seed, rate: SCALED_RATE }).chain(others.map(|rate| Round {
-        batch: "2",
-        seed: "0",
-        rate,
-    }))
+    scaled
+        .into_iter()
+        .map(|[batch, seed]| Round { batch, seed, rate: SCALED_RATE, epochs: EPOCHS })
+        .chain(RATES.map(|rate| Round { batch: "2", seed: "0", rate, epochs: RATE_EPOCHS }))
 }
 
 pub fn results_folder() -> PathBuf {
     workspace_root().join("docs/results/cifar")
 }
 
-pub fn run(options: &Options) -> Result<(), String> {
+pub(super) fn run(options: &Options) -> Result<(), String> {
     if !options.data.join("test_batch.bin").exists() {
         let data = options.data.display();
         return Err(format!("{data} has no test_batch.bin: give the folder of CIFAR-10's binary files"));
@@ -76,7 +81,7 @@ fn train(options: &Options, file: &Path, norm: &str, round: Round) -> Result<(),
     let partial = file.with_extension("partial");
     println!("xtask: {}", file.display());
     let mut arguments = vec![OsString::from(&options.data)];
-    arguments.extend(["--norm", norm, "--train-images", TRAIN_IMAGES, "--epochs", EPOCHS].map(OsString::from));
+    arguments.extend(["--norm", norm, "--train-images", TRAIN_IMAGES, "--epochs", round.epochs].map(OsString::from));
     arguments.extend(["--batch-size", round.batch, "--seed", round.seed, "--lr", round.rate].map(OsString::from));
     arguments.extend(["--out".into(), OsString::from(&partial)]);
     options.program.run(&arguments)?;
@@ -85,18 +90,16 @@ fn train(options: &Options, file: &Path, norm: &str, round: Round) -> Result<(),
 
 /// Test accuracy in percent after the last epoch: mean over the seeds, and their range.
 fn print_tables(results: &Path) -> Result<(), String> {
-    println!("\nAccuracy by batch size, rate {SCALED_RATE} x batch / 128:");
-    let cells = accuracy_by_batch(results)?;
-    table::print("batch", &BATCHES, &NORMS, &cells);
-    println!("\nAccuracy at batch 2 by rate (for a batch of 128), seed 0:");
-    let cells = accuracies(results, |round| ([round.batch, round.seed] == ["2", "0"]).then_some(round.rate))?;
-    table::print("rate", &RATES, &NORMS, &cells);
+    println!("\nAccuracy by batch size after {EPOCHS} epochs, rate {SCALED_RATE} x batch / 128:");
+    table::print("batch", &BATCHES, &NORMS, &accuracy_by_batch(results)?);
+    println!("\nAccuracy at batch 2 after {RATE_EPOCHS} epoch, by the rate for a batch of 128:");
+    table::print("rate", &RATES, &NORMS, &accuracies(results, |round| round.compares_rates().then_some(round.rate))?);
     Ok(())
 }
 
 /// By batch size and norm, at the scaled rate.
 pub fn accuracy_by_batch(results: &Path) -> Result<Cells<'static>, String> {
-    accuracies(results, |round| (round.rate == SCALED_RATE).then_some(round.batch))
+    accuracies(results, |round| (!round.compares_rates()).then_some(round.batch))
 }
 
 /// The runs of those rounds that have a row.
@@ -124,6 +127,6 @@ mod tests {
         let num_runs = files.len();
         files.sort();
         files.dedup();
-        assert_eq!((files.len(), num_runs), (66, 66));
+        assert_eq!((files.len(), num_runs), (72, 72));
     }
 }

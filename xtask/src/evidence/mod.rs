@@ -1,9 +1,9 @@
 //! Trainings that compare norms, one result file a run: a table can be stopped at any time and taken up again.
 
-mod cifar;
-mod nuclei;
+pub mod cifar;
+pub mod nuclei;
 mod program;
-mod table;
+pub mod table;
 
 use std::path::{self, PathBuf};
 use std::process::ExitCode;

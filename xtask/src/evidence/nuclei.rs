@@ -93,7 +93,7 @@ pub fn results_folder() -> PathBuf {
     workspace_root().join("docs/results/nuclei")
 }
 
-pub fn run(options: &Options) -> Result<(), String> {
+pub(super) fn run(options: &Options) -> Result<(), String> {
     let results = results_folder();
     let work = workspace_root().join("work_dirs/evidence_nuclei");
     for folder in [&results, &work] {
