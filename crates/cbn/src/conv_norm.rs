@@ -16,7 +16,7 @@ use crate::{Activation, ConvGeometry, FeatureMap};
 /// let block = ConvNormConfig::new([64, 128], [3, 3])
 ///     .with_stride([2, 2])
 ///     .with_padding([1, 1])
-///     .with_norm(NormConfig::CrossIteration(CbnConfig::paper()))
+///     .with_norm(NormConfig::CrossIteration(CbnConfig::default()))
 ///     .with_activation(Activation::Relu)
 ///     .init(&Device::flex());
 /// let x = FeatureMap::from_nhwc(Tensor::zeros([1, 8, 10, 64], &Device::flex()));
@@ -213,7 +213,7 @@ impl ConvNorm {
     /// use cbn::{CbnConfig, ConvNormConfig, NormConfig};
     ///
     /// let device = Device::flex();
-    /// let norm = NormConfig::CrossIteration(CbnConfig::paper());
+    /// let norm = NormConfig::CrossIteration(CbnConfig::default());
     /// let block = ConvNormConfig::new([3, 8], [3, 3]).with_norm(norm).init(&device.clone().autodiff());
     /// let images = Tensor::random([2, 3, 9, 9], Distribution::Default, &device);
     /// block.forward_nchw(Tensor::from_inner(images.clone())); // moves the running statistics

@@ -39,7 +39,7 @@
 //!
 //! let device = Device::flex().autodiff();
 //! let norms = [
-//!     NormConfig::CrossIteration(CbnConfig { burn_in_iterations: 2, ..CbnConfig::paper() }),
+//!     NormConfig::CrossIteration(CbnConfig { burn_in_iterations: 2, ..CbnConfig::default() }),
 //!     NormConfig::Group(GroupNormConfig::new(2)),
 //! ];
 //! for norm in norms {
@@ -80,7 +80,7 @@
 //!
 //! let device = Device::flex();
 //! let (conv, norm) = (Conv2dConfig::new([3, 8], [3, 3]).init(&device), BatchNormConfig::new(8).init(&device));
-//! let block = ConvNorm::from_conv_batch_norm(&conv, &norm, &NormConfig::CrossIteration(CbnConfig::paper()))?;
+//! let block = ConvNorm::from_conv_batch_norm(&conv, &norm, &NormConfig::CrossIteration(CbnConfig::default()))?;
 //! assert_eq!(block.forward_nchw(Tensor::zeros([1, 3, 9, 9], &device)).dims(), [1, 8, 7, 7]);
 //! # Ok::<(), cbn::ConvertError>(())
 //! ```

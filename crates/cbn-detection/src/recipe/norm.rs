@@ -58,7 +58,7 @@ pub struct CbnSpec {
     /// What decides the rest.
     #[serde(default)]
     pub preset: CbnPreset,
-    /// Whether the weight's gradient knows of the past moments.
+    /// Whether the weight's gradient knows of the past moments. Default: none, as in both presets.
     #[serde(default)]
     pub history_gradient: HistoryGradient,
     /// The second moment's gradient is estimated from every n-th output position.

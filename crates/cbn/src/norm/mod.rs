@@ -42,7 +42,7 @@ pub struct ConvSite<'a> {
 /// use cbn::{CbnConfig, NormConfig};
 ///
 /// let norm: NormConfig = serde_json::from_str(r#"{ "kind": "cross_iteration", "window": 8 }"#)?;
-/// assert_eq!(norm, NormConfig::CrossIteration(CbnConfig { window: 8, ..CbnConfig::paper() }));
+/// assert_eq!(norm, NormConfig::CrossIteration(CbnConfig { window: 8, ..CbnConfig::default() }));
 /// assert!(serde_json::from_str::<NormConfig>(r#"{ "kind": "cross_iteration", "windows": 8 }"#).is_err());
 /// # Ok::<(), serde_json::Error>(())
 /// ```

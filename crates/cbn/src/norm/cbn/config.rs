@@ -24,7 +24,7 @@ use crate::norm::buffer::{Buffer, Counter};
 ///     burn_in_iterations: 1000,
 ///     derivative_sampling: 4,
 ///     history: HistoryStorage::Refill,
-///     ..CbnConfig::paper()
+///     ..CbnConfig::default()
 /// };
 /// assert_eq!(config.epsilon, 1e-5);
 /// ```
@@ -41,7 +41,7 @@ pub struct CbnConfig {
     pub opening: WindowOpening,
     /// How past moments are brought to the current weight.
     pub compensation: Compensation,
-    /// Whether the weight's gradient knows of the past moments.
+    /// Whether the weight's gradient knows of the past moments: it does by default, not in the presets.
     pub history_gradient: HistoryGradient,
     /// What becomes of past moments with a negative variance.
     pub validity: Validity,
@@ -193,9 +193,11 @@ pub enum HistoryStorage {
     Refill,
 }
 
+/// The paper's method, except that past moments pass their gradient to the weight ([`HistoryGradient::ThroughWeight`]): it trains CIFAR-10
+/// better than the paper's form at every batch size of docs/results.md.
 impl Default for CbnConfig {
     fn default() -> Self {
-        Self::paper()
+        Self { history_gradient: HistoryGradient::ThroughWeight, ..Self::paper() }
     }
 }
 
