@@ -9,7 +9,7 @@ use cbn_detection::data::{DataPaths, Dataset, Split, TestLoader, TrainLoader};
 use cbn_detection::eval::{EvalConfig, Evaluator, IouType};
 use cbn_detection::model::Detector;
 use cbn_detection::model::weights::{LoadConfig, StateDict, load_backbone};
-use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve, train_loader};
+use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve, train_loader, transform};
 use cbn_detection::train::{Trainer, WorkDir, initial_detector};
 
 use crate::foreign;
@@ -29,7 +29,7 @@ impl Session {
             train.categories == val.categories,
             "training and validation annotations have different categories, so labels would mean different things"
         );
-        let loader = TrainLoader::new(train.clone(), recipe.data.transform.clone(), train_loader(recipe))?;
+        let loader = TrainLoader::new(train.clone(), transform(recipe), train_loader(recipe))?;
         let facts = DataFacts { num_classes: train.categories.len(), iterations_per_epoch: loader.batches_per_epoch() };
         let plan = resolve(recipe, facts)?;
         let evaluator = evaluator(&plan, val, iou_types(&plan))?;

@@ -14,7 +14,7 @@ const TABLE: [(&str, &[&str]); 8] = [
     ("eval", &["structures", "data", "model"]),
     ("export", &["data", "model"]),
     ("train", &["structures", "data", "model", "eval"]),
-    ("recipe", &["data", "model", "train"]),
+    ("recipe", &["structures", "ops", "data", "model", "train"]),
 ];
 
 fn source_dir() -> PathBuf {

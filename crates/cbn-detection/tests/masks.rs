@@ -4,7 +4,7 @@
 
 mod common;
 
-use cbn_detection::data::Transform;
+use cbn_detection::data::{MaskPaste, Transform};
 use cbn_detection::eval::{mask_to_rle, paste_mask};
 use cbn_detection::structures::{BBox, ImageSize, SoftMask};
 use hotcoco::Segmentation;
@@ -59,7 +59,7 @@ fn size([height, width]: [usize; 2]) -> ImageSize {
 #[test]
 fn polygons_at_network_scale_equal_those_of_pycocotools() {
     for case in fixture().masks {
-        let transform = Transform { original: size(case.original), resized: size(case.resized), flip: case.flip };
+        let transform = Transform::new(size(case.original), size(case.resized), case.flip);
         let mask = transform.apply_to_segmentation(&Segmentation::Polygon(case.polygons)).unwrap();
         assert_eq!(counts(&mask_to_rle(&mask)), case.counts);
     }
@@ -70,7 +70,7 @@ fn mask_targets_equal_those_of_roi_align() {
     let (mut cells, mut differing) = (0, 0);
     for case in fixture().masks {
         let resized = size(case.resized);
-        let keep = Transform { original: resized, resized, flip: false };
+        let keep = Transform::new(resized, resized, false);
         let size = case.resized.map(|side| side as u32);
         let mask = keep.apply_to_segmentation(&Segmentation::CompressedRle { size, counts: case.counts }).unwrap();
         let target = mask.crop_and_resize(&bbox(case.bbox), 28);
@@ -94,7 +94,7 @@ fn pasted_masks_equal_those_of_grid_sample() {
         let cells =
             (0..case.side).flat_map(|row| (0..case.side).map(move |column| probability(row, column, case.side)));
         let mask = SoftMask { side: case.side, probabilities: cells.collect() };
-        let pasted = paste_mask(&mask, &bbox(case.bbox), size(case.size));
+        let pasted = paste_mask(&mask, &bbox(case.bbox), size(case.size), MaskPaste::PixelCentres);
         assert_eq!(counts(&mask_to_rle(&pasted)), case.counts);
     }
 }

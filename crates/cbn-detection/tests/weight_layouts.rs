@@ -16,7 +16,7 @@ use cbn_detection::model::weights::{
 };
 use cbn_detection::model::{
     BoxBranchConfig, BoxHeadKind, Detector, FpnConfig, MaskBranchConfig, ResNetConfig, ResNetDepth, RoiPoolConfig,
-    RpnConfig,
+    RoiRule, RpnConfig,
 };
 use safetensors::SafeTensors;
 
@@ -51,7 +51,7 @@ fn tiny_resnet(device: &Device) -> ResNet {
 /// The detector of `tools/fixtures/mmdet_legacy.py` with any norm in neck and heads, and any number of classes.
 fn tiny_detector(norm: &NormConfig, num_classes: usize) -> Detector {
     let device = Device::flex();
-    let pool = RoiPoolConfig { side: SIDE, sampling_ratio: 2, aligned: false };
+    let pool = RoiPoolConfig { side: SIDE, sampling_ratio: 2, aligned: false, rule: RoiRule::Torchvision };
     let boxes = BoxBranchConfig {
         head: BoxHeadKind::FourConvOneFc,
         norm: norm.clone(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use cbn_detection::data::{DataPaths, Split, TrainLoader};
-use cbn_detection::recipe::{DataFacts, Recipe, resolve, train_loader};
+use cbn_detection::recipe::{DataFacts, Recipe, resolve, train_loader, transform};
 
 use crate::cli::{RecipeArgs, RecipeCommand};
 use crate::session::load_split;
@@ -36,6 +36,6 @@ fn facts(args: &RecipeArgs, recipe: &Recipe) -> Result<DataFacts> {
         return Ok(DataFacts { num_classes: args.classes, iterations_per_epoch: args.images.div_ceil(batch_size) });
     };
     let dataset = Arc::new(load_split(&DataPaths::from_dir(dir), Split::Train)?);
-    let loader = TrainLoader::new(dataset.clone(), recipe.data.transform.clone(), train_loader(recipe))?;
+    let loader = TrainLoader::new(dataset.clone(), transform(recipe), train_loader(recipe))?;
     Ok(DataFacts { num_classes: dataset.categories.len(), iterations_per_epoch: loader.batches_per_epoch() })
 }

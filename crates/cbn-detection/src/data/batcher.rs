@@ -4,7 +4,10 @@ use image::RgbImage;
 use rand::Rng;
 
 use super::image_file::{read_rgb_of_size, size_of};
-use super::{DataError, Dataset, ImageError, ImageRecord, Transform, TransformConfig, read_rgb};
+use super::{
+    DataError, Dataset, ImageError, ImageRecord, Pixels, ResizedImage, Transform, TransformConfig,
+    TransformConventions, read_rgb,
+};
 use crate::structures::{ImageSize, PaddedImages, Targets, TrainBatch};
 
 /// Where a test image comes from and how to get back to its pixels.
@@ -18,6 +21,8 @@ pub struct ImageMeta {
     pub original: ImageSize,
     /// Network pixels per original pixel, horizontally and vertically.
     pub scale: [f32; 2],
+    /// How boxes and masks get back.
+    pub conventions: TransformConventions,
 }
 
 /// Images to detect objects in.
@@ -44,7 +49,13 @@ impl TestBatch {
         let transform = config.for_test(size_of(image));
         Self {
             images: pad(&[transform.apply_to_image(image)], config),
-            metas: vec![ImageMeta { image_id: 0, file_name, original: transform.original, scale: transform.scale() }],
+            metas: vec![ImageMeta {
+                image_id: 0,
+                file_name,
+                original: transform.original,
+                scale: transform.scale(),
+                conventions: config.conventions,
+            }],
         }
     }
 
@@ -59,6 +70,7 @@ impl TestBatch {
                 file_name: record.file_name.clone(),
                 original: record.size,
                 scale: transform.scale(),
+                conventions: config.conventions,
             });
         }
         Ok(Self { images: pad(&images, config), metas })
@@ -111,24 +123,41 @@ fn targets_of(record: &ImageRecord, transform: &Transform, with_masks: bool) -> 
 }
 
 /// Normalises the images into one zero-padded buffer whose sides are multiples of the config's divisor.
-fn pad(images: &[RgbImage], config: &TransformConfig) -> PaddedImages {
-    let sizes: Vec<ImageSize> = images.iter().map(size_of).collect();
+fn pad(images: &[ResizedImage], config: &TransformConfig) -> PaddedImages {
+    let sizes: Vec<ImageSize> = images.iter().map(|image| image.size).collect();
     let longest =
         |side: fn(&ImageSize) -> usize| sizes.iter().map(side).max().unwrap_or(0).next_multiple_of(config.size_divisor);
     let padded = ImageSize::new(longest(|size| size.height), longest(|size| size.width));
     let normalised = normalisation_table(config);
     let mut pixels = vec![0.0; images.len() * padded.num_pixels() * 3];
     for (image, canvas) in images.iter().zip(pixels.chunks_exact_mut(padded.num_pixels() * 3)) {
-        let row_bytes = image.width() as usize * 3;
-        for (source, target) in image.chunks_exact(row_bytes).zip(canvas.chunks_exact_mut(padded.width * 3)) {
-            for (rgb, out) in source.chunks_exact(3).zip(target.chunks_exact_mut(3)) {
-                for channel in 0..3 {
-                    out[channel] = normalised[channel][usize::from(rgb[channel])];
-                }
+        let widths = [image.size.width, padded.width];
+        match &image.pixels {
+            Pixels::Bytes(bytes) => {
+                copy_rows(bytes, canvas, widths, |channel, level| normalised[channel][usize::from(level)]);
             }
+            Pixels::Floats(floats) => copy_rows(floats, canvas, widths, |channel, level| {
+                (level - config.pixel_mean[channel]) / config.pixel_std[channel]
+            }),
         }
     }
     PaddedImages { pixels, padded, sizes }
+}
+
+/// Writes rows of RGB to the left of longer ones.
+fn copy_rows<T: Copy>(
+    image: &[T],
+    canvas: &mut [f32],
+    [width, padded_width]: [usize; 2],
+    normalise: impl Fn(usize, T) -> f32,
+) {
+    for (source, target) in image.chunks_exact(width * 3).zip(canvas.chunks_exact_mut(padded_width * 3)) {
+        for (rgb, out) in source.chunks_exact(3).zip(target.chunks_exact_mut(3)) {
+            for channel in 0..3 {
+                out[channel] = normalise(channel, rgb[channel]);
+            }
+        }
+    }
 }
 
 /// The normalised value of each of the 256 levels of each channel.
@@ -151,7 +180,9 @@ mod tests {
             size_divisor: 4,
             ..TransformConfig::default()
         };
-        let images = [RgbImage::from_pixel(3, 2, image::Rgb([11, 24, 42])), RgbImage::new(2, 5)];
+        let constant =
+            |size: ImageSize, rgb: [u8; 3]| ResizedImage { size, pixels: Pixels::Bytes(rgb.repeat(size.num_pixels())) };
+        let images = [constant(ImageSize::new(2, 3), [11, 24, 42]), constant(ImageSize::new(5, 2), [0; 3])];
         let batch = pad(&images, &config);
         assert_eq!(batch.padded, ImageSize::new(8, 4));
         assert_eq!(batch.sizes, [ImageSize::new(2, 3), ImageSize::new(5, 2)]);

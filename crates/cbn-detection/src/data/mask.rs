@@ -151,7 +151,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn keep(size: ImageSize) -> Transform {
-        Transform { original: size, resized: size, flip: false }
+        Transform::new(size, size, false)
     }
 
     fn rle_of(size: ImageSize, row_major: &[u8]) -> Segmentation {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_mirrored_square_lies_on_the_other_side() {
-        let transform = Transform { original: ImageSize::new(6, 8), resized: ImageSize::new(12, 16), flip: true };
+        let transform = Transform::new(ImageSize::new(6, 8), ImageSize::new(12, 16), true);
         let square = Segmentation::Polygon(vec![vec![1.0, 1.0, 3.0, 1.0, 3.0, 4.0, 1.0, 4.0]]);
         let mask = rasterize(&square, &transform).unwrap();
         assert_eq!((mask.left, mask.top, mask.width, mask.height, mask.area_px()), (10, 2, 4, 6, 24));
@@ -216,7 +216,7 @@ mod tests {
         #[test]
         fn doubling_repeats_every_pixel(full in proptest::collection::vec(0u8..2, 35)) {
             let size = ImageSize::new(5, 7);
-            let transform = Transform { original: size, resized: ImageSize::new(10, 14), flip: false };
+            let transform = Transform::new(size, ImageSize::new(10, 14), false);
             let doubled = rasterize(&rle_of(size, &full), &transform).unwrap().to_full();
             let expected: Vec<u8> = (0..140).map(|at| full[(at / 14 / 2) * 7 + at % 14 / 2]).collect();
             prop_assert_eq!(doubled, expected);

@@ -6,9 +6,9 @@ use image::RgbImage;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-use super::DataError;
 use super::image_file::size_of;
 use super::mask::{self, MaskError};
+use super::{DataError, ResizeRule, TransformConventions};
 use crate::structures::{BBox, ImageSize, InstanceMask};
 
 /// How images are prepared: the policy from which a fixed [`Transform`] is drawn per image.
@@ -29,6 +29,8 @@ pub struct TransformConfig {
     pub pixel_std: [f32; 3],
     /// Batches are padded at the bottom and the right to a multiple of this.
     pub size_divisor: usize,
+    /// What other code bases do otherwise. Default: nothing.
+    pub conventions: TransformConventions,
 }
 
 impl Default for TransformConfig {
@@ -41,6 +43,7 @@ impl Default for TransformConfig {
             pixel_mean: [123.675, 116.28, 103.53],
             pixel_std: [58.395, 57.12, 57.375],
             size_divisor: 32,
+            conventions: TransformConventions::default(),
         }
     }
 }
@@ -75,7 +78,7 @@ impl TransformConfig {
     pub fn draw(&self, original: ImageSize, rng: &mut impl Rng) -> Transform {
         let min_side_px = self.min_side_px[rng.random_range(0..self.min_side_px.len())];
         let flip = rng.random::<f32>() < self.flip_probability;
-        Transform { original, resized: fit(original, min_side_px, self.max_side_px), flip }
+        self.to_side(original, min_side_px, flip)
     }
 
     /// The transform of one test image: the last of `min_side_px`, never mirrored.
@@ -85,21 +88,33 @@ impl TransformConfig {
     /// If `min_side_px` is empty, which [`Self::validate`] finds.
     pub fn for_test(&self, original: ImageSize) -> Transform {
         let min_side_px = *self.min_side_px.last().expect("a validated config has a side length");
-        Transform { original, resized: fit(original, min_side_px, self.max_side_px), flip: false }
+        self.to_side(original, min_side_px, false)
+    }
+
+    fn to_side(&self, original: ImageSize, min_side_px: usize, flip: bool) -> Transform {
+        let factor = factor(original, min_side_px, self.max_side_px);
+        let rounding = match self.conventions.resize {
+            ResizeRule::Rounded | ResizeRule::OpenCv => 0.5,
+            ResizeRule::Torchvision => 0.0,
+        };
+        let side = |side: usize| ((side as f64 * factor + rounding) as usize).max(1);
+        let resized = ImageSize::new(side(original.height), side(original.width));
+        let box_scale = match self.conventions.resize {
+            ResizeRule::Rounded | ResizeRule::Torchvision => None,
+            ResizeRule::OpenCv => Some(factor as f32),
+        };
+        Transform { conventions: self.conventions, box_scale, ..Transform::new(original, resized, flip) }
     }
 }
 
-/// Size of an image after a keep-ratio resize: `round(side * factor)`, with the largest factor that keeps the shorter side
-/// within `min_side_px` and the longer side within `max_side_px` (mmcv 0.2 `imrescale`).
-fn fit(original: ImageSize, min_side_px: usize, max_side_px: usize) -> ImageSize {
+/// The largest factor that keeps the shorter side within `min_side_px` and the longer side within `max_side_px`.
+fn factor(original: ImageSize, min_side_px: usize, max_side_px: usize) -> f64 {
     let (height, width) = (original.height as f64, original.width as f64);
-    let factor = (min_side_px as f64 / height.min(width)).min(max_side_px as f64 / height.max(width));
-    let scaled = |side: f64| ((side * factor + 0.5) as usize).max(1);
-    ImageSize::new(scaled(height), scaled(width))
+    (min_side_px as f64 / height.min(width)).min(max_side_px as f64 / height.max(width))
 }
 
 /// A resize and, perhaps, a mirroring, applied alike to an image, its boxes and its masks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Transform {
     /// Size of the image before.
     pub original: ImageSize,
@@ -107,11 +122,22 @@ pub struct Transform {
     pub resized: ImageSize,
     /// True if the image is mirrored left to right, after the resize.
     pub flip: bool,
+    conventions: TransformConventions,
+    /// What boxes are multiplied with, if it is not the quotient of the sides.
+    box_scale: Option<f32>,
 }
 
 impl Transform {
-    /// Network pixels per original pixel, horizontally and vertically.
+    /// A resize with this library's conventions.
+    pub fn new(original: ImageSize, resized: ImageSize, flip: bool) -> Self {
+        Self { original, resized, flip, conventions: TransformConventions::default(), box_scale: None }
+    }
+
+    /// Network pixels per original pixel for boxes, horizontally and vertically.
     pub fn scale(&self) -> [f32; 2] {
+        if let Some(scale) = self.box_scale {
+            return [scale; 2];
+        }
         let [sx, sy] = self.scale_f64();
         [sx as f32, sy as f32]
     }
@@ -123,16 +149,20 @@ impl Transform {
         ]
     }
 
-    /// Resizes (bilinear between pixel centres without antialiasing, as OpenCV's `INTER_LINEAR`) and mirrors.
+    /// Resizes (bilinear between pixel centres without antialiasing) and mirrors.
     ///
     /// # Panics
     ///
     /// If the image has another size than the transform was made for.
-    pub fn apply_to_image(&self, image: &RgbImage) -> RgbImage {
+    pub fn apply_to_image(&self, image: &RgbImage) -> ResizedImage {
         assert_eq!(size_of(image), self.original, "the transform was made for another image");
-        let mut resized = resize(image, self.resized);
+        let mut resized =
+            ResizedImage { size: self.resized, pixels: resize(image, self.resized, self.conventions.resize) };
         if self.flip {
-            image::imageops::flip_horizontal_in_place(&mut resized);
+            match &mut resized.pixels {
+                Pixels::Bytes(pixels) => mirror(pixels, self.resized.width),
+                Pixels::Floats(pixels) => mirror(pixels, self.resized.width),
+            }
         }
         resized
     }
@@ -140,8 +170,9 @@ impl Transform {
     /// The box in network pixels, clipped to the image.
     pub fn apply_to_box(&self, bbox: &BBox) -> BBox {
         let [sx, sy] = self.scale();
-        let scaled = bbox.scale(sx, sy).clip(self.resized);
-        if self.flip { scaled.flip_horizontal(self.resized.width) } else { scaled }
+        let scaled = self.conventions.boxes.scale(bbox, sx, sy);
+        let flipped = if self.flip { scaled.flip_horizontal(self.resized.width) } else { scaled };
+        self.conventions.boxes.clip(&flipped, self.resized)
     }
 
     /// The mask at network scale: polygons are moved and then rasterised, RLE is resampled (nearest pixel centre).
@@ -154,10 +185,46 @@ impl Transform {
     }
 }
 
-fn resize(image: &RgbImage, size: ImageSize) -> RgbImage {
-    if size_of(image) == size {
-        return image.clone();
+/// An image at network size, `[H, W, 3]`, RGB on the 0..255 scale.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResizedImage {
+    /// H and W.
+    pub size: ImageSize,
+    /// Row by row.
+    pub pixels: Pixels,
+}
+
+/// Pixels of an image; bytes, unless the resize does not round.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pixels {
+    /// Rounded.
+    Bytes(Vec<u8>),
+    /// Not rounded.
+    Floats(Vec<f32>),
+}
+
+fn mirror<T>(pixels: &mut [T], width: usize) {
+    for row in pixels.chunks_exact_mut(width * 3) {
+        row.reverse();
+        row.chunks_exact_mut(3).for_each(<[T]>::reverse);
     }
+}
+
+fn resize(image: &RgbImage, size: ImageSize, rule: ResizeRule) -> Pixels {
+    let ImageSize { height, width } = size_of(image);
+    let (from, to) = ([height, width], [size.height, size.width]);
+    match rule {
+        _ if from == to && rule != ResizeRule::Torchvision => Pixels::Bytes(image.as_raw().clone()),
+        ResizeRule::Rounded => Pixels::Bytes(resize_fast(image, size).into_raw()),
+        ResizeRule::OpenCv => Pixels::Bytes(cbn_kernels::resize_bilinear_u8(image.as_raw(), from, 3, to)),
+        ResizeRule::Torchvision => {
+            let floats: Vec<f32> = image.as_raw().iter().map(|&byte| f32::from(byte)).collect();
+            Pixels::Floats(cbn_kernels::resize_bilinear_f32(&floats, from, 3, to))
+        }
+    }
+}
+
+fn resize_fast(image: &RgbImage, size: ImageSize) -> RgbImage {
     let (width, height) = (size.width as u32, size.height as u32);
     let mut resized = RgbImage::new(width, height);
     let source = TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image.as_raw())
@@ -176,16 +243,17 @@ mod tests {
 
     #[test]
     fn a_coco_image_is_resized_as_the_recipes_say() {
-        assert_eq!(fit(ImageSize::new(480, 640), 800, 1333), ImageSize::new(800, 1067));
-        assert_eq!(fit(ImageSize::new(426, 640), 800, 1333), ImageSize::new(800, 1202));
+        let fit = |size| TransformConfig::default().for_test(size).resized;
+        assert_eq!(fit(ImageSize::new(480, 640)), ImageSize::new(800, 1067));
+        assert_eq!(fit(ImageSize::new(426, 640)), ImageSize::new(800, 1202));
         // The long side limits: 1333 / 640 = 2.0828.
-        assert_eq!(fit(ImageSize::new(640, 359), 800, 1333), ImageSize::new(1333, 748));
+        assert_eq!(fit(ImageSize::new(640, 359)), ImageSize::new(1333, 748));
     }
 
     #[test]
     fn doubling_a_row_samples_as_opencv() {
         let image = RgbImage::from_fn(2, 1, |x, _| image::Rgb([(x * 100) as u8; 3]));
-        let doubled = resize(&image, ImageSize::new(1, 4));
+        let doubled = resize_fast(&image, ImageSize::new(1, 4));
         // Centres of the four pixels lie at -0.25, 0.25, 0.75, 1.25 of the two; the outer ones are clamped.
         assert_eq!(doubled.pixels().map(|pixel| pixel.0[0]).collect::<Vec<_>>(), [0, 25, 75, 100]);
     }
@@ -193,21 +261,21 @@ mod tests {
     #[test]
     fn halving_a_row_does_not_blur_beyond_two_pixels() {
         let image = RgbImage::from_fn(8, 1, |x, _| image::Rgb([(x * x) as u8; 3]));
-        let halved = resize(&image, ImageSize::new(1, 4));
+        let halved = resize_fast(&image, ImageSize::new(1, 4));
         // Mean of 0,1 / 4,9 / 16,25 / 36,49; .5 is rounded up.
         assert_eq!(halved.pixels().map(|pixel| pixel.0[0]).collect::<Vec<_>>(), [1, 7, 21, 43]);
     }
 
     #[test]
     fn a_flipped_box_ends_where_the_mirrored_object_ends() {
-        let transform = Transform { original: ImageSize::new(10, 20), resized: ImageSize::new(20, 40), flip: true };
+        let transform = Transform::new(ImageSize::new(10, 20), ImageSize::new(20, 40), true);
         assert_eq!(transform.apply_to_box(&BBox::new(1.0, 2.0, 5.0, 7.0)), BBox::new(30.0, 4.0, 38.0, 14.0));
     }
 
     proptest! {
         #[test]
         fn sides_stay_within_their_limits(height in 1usize..3000, width in 1usize..3000) {
-            let size = fit(ImageSize::new(height, width), 800, 1333);
+            let size = TransformConfig::default().for_test(ImageSize::new(height, width)).resized;
             prop_assert!(size.height.min(size.width) <= 800 && size.height.max(size.width) <= 1333);
             prop_assert!(size.height.min(size.width) == 800 || size.height.max(size.width) == 1333);
         }

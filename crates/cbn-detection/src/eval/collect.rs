@@ -1,7 +1,7 @@
 use super::results::mask_to_rle;
 use super::{CocoDetection, paste_mask};
 use crate::data::ImageMeta;
-use crate::structures::Detections;
+use crate::structures::{Detections, SoftMask};
 
 /// Brings the detections of one image back to its original pixels: boxes are scaled and clipped, masks pasted and encoded.
 ///
@@ -11,14 +11,15 @@ use crate::structures::Detections;
 ///
 /// If a label has no entry in `category_ids`.
 pub fn collect(detections: &Detections, meta: &ImageMeta, category_ids: &[u64]) -> Vec<CocoDetection> {
-    let [sx, sy] = meta.scale;
+    let conventions = meta.conventions;
     let mut collected = Vec::with_capacity(detections.len());
     for (index, bbox) in detections.boxes.iter().enumerate() {
-        let bbox = bbox.scale(1.0 / sx, 1.0 / sy).clip(meta.original);
+        let bbox = conventions.boxes.to_original(bbox, meta.scale, meta.original);
         if bbox.is_empty() {
             continue;
         }
-        let mask = detections.masks.as_ref().map(|masks| paste_mask(&masks[index], &bbox, meta.original));
+        let paste = |masks: &Vec<SoftMask>| paste_mask(&masks[index], &bbox, meta.original, conventions.paste);
+        let mask = detections.masks.as_ref().map(paste);
         collected.push(CocoDetection {
             image_id: meta.image_id,
             category_id: category_ids[detections.labels[index]],
@@ -33,7 +34,8 @@ pub fn collect(detections: &Detections, meta: &ImageMeta, category_ids: &[u64]) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::structures::{BBox, ImageSize, SoftMask};
+    use crate::data::TransformConventions;
+    use crate::structures::{BBox, ImageSize};
     use hotcoco::mask;
 
     #[test]
@@ -49,6 +51,7 @@ mod tests {
             file_name: "a.png".to_owned(),
             original: ImageSize::new(10, 20),
             scale: [2.0, 2.0],
+            conventions: TransformConventions::default(),
         };
         let collected = collect(&detections, &meta, &[7, 9]);
         assert_eq!(collected.len(), 1, "the second box lies outside the image");

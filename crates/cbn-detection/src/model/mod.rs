@@ -11,7 +11,8 @@ pub mod rpn;
 pub mod weights;
 
 pub use config::{
-    AnchorConfig, BoxBranchConfig, BoxHeadKind, ConfigError, DetectorConfig, FpnConfig, MaskBranchConfig, NUM_LEVELS,
-    ProposalConfig, ResNetConfig, ResNetDepth, RoiPoolConfig, RpnConfig,
+    AnchorConfig, AnchorCount, AnchorLayout, AnchorScope, BoxBranchConfig, BoxConventions, BoxHeadKind, ConfigError,
+    DetectorConfig, FpnConfig, GtPlace, MaskBranchConfig, MaskConventions, NUM_LEVELS, ProposalConfig, ResNetConfig,
+    ResNetDepth, RoiPoolConfig, RoiRule, RpnConfig, RpnConventions,
 };
 pub use detector::Detector;

@@ -1,3 +1,5 @@
+use serde::{Deserialize, Serialize};
+
 use crate::structures::BBox;
 
 /// What a candidate box (anchor or proposal) stands for in the loss.
@@ -11,15 +13,30 @@ pub enum Match {
     Ignored,
 }
 
+/// What becomes of the candidates that a ground-truth box has its highest IoU with.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BestCandidates {
+    /// Nothing: thresholds alone decide.
+    ByThreshold,
+    /// They are objects, each of the box of *its own* highest IoU. A box that touches no candidate has none.
+    Kept,
+    /// The same, but a box that touches no candidate makes an object of every candidate (torchvision 0.26, where the highest IoU of 0 is
+    /// shared by all).
+    KeptOrAll,
+    /// They are this box's, whatever else they overlap, if the IoU is at least `min_iou`; of several boxes the last one has them
+    /// (mmdetection 0.6 `MaxIoUAssigner`).
+    Claimed {
+        /// Lowest IoU that claims.
+        min_iou: f32,
+    },
+}
+
 /// Assigns ground-truth boxes to candidates by IoU (torchvision 0.26 `Matcher`).
 ///
 /// A candidate takes the box of its highest IoU (the first one if several share it) when that is at least `positive_iou`,
-/// is background when it is below `negative_iou`, and is ignored in between. With `keep_best`, every candidate that is a
-/// box's best, ties included, takes the box of *its own* highest IoU whatever the thresholds say, so that no box is left
-/// without candidate.
-///
-/// Other than in torchvision, a box that touches no candidate has no best one: there it would make an object of every
-/// candidate that touches nothing.
+/// is background when it is below `negative_iou`, and is ignored in between. `best` says what else becomes of the candidates
+/// that a box has its highest IoU with, ties included.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Matcher {
     /// Objects have at least this IoU.
@@ -27,7 +44,7 @@ pub struct Matcher {
     /// Background has less than this IoU.
     pub negative_iou: f32,
     /// Whether the best candidates of a box match below `positive_iou` as well.
-    pub keep_best: bool,
+    pub best: BestCandidates,
 }
 
 impl Matcher {
@@ -38,13 +55,21 @@ impl Matcher {
         let areas: Vec<f32> = candidates.iter().map(BBox::area).collect();
         for (gt_index, gt_box) in gt_boxes.iter().enumerate() {
             let ties = update_best(&mut best, gt_index, gt_box, candidates.iter().zip(&areas));
-            if self.keep_best {
-                kept.extend(ties);
+            match self.best {
+                BestCandidates::ByThreshold => {}
+                BestCandidates::KeptOrAll if ties.indices.is_empty() => {
+                    kept.extend((0..candidates.len()).map(|at| (at, None)))
+                }
+                BestCandidates::Kept | BestCandidates::KeptOrAll => {
+                    kept.extend(ties.indices.iter().map(|&at| (at, None)))
+                }
+                BestCandidates::Claimed { min_iou } if ties.iou < min_iou => {}
+                BestCandidates::Claimed { .. } => kept.extend(ties.indices.iter().map(|&at| (at, Some(gt_index)))),
             }
         }
         let mut matches: Vec<Match> = best.iter().map(|best| self.judge(*best, gt_boxes.is_empty())).collect();
-        for candidate in kept {
-            matches[candidate] = Match::Object(best[candidate].gt_index);
+        for (candidate, claimed_by) in kept {
+            matches[candidate] = Match::Object(claimed_by.unwrap_or(best[candidate].gt_index));
         }
         matches
     }
@@ -67,16 +92,21 @@ struct Best {
     gt_index: usize,
 }
 
+/// The candidates that a box has its highest IoU with.
+struct Ties {
+    iou: f32,
+    indices: Vec<usize>,
+}
+
 /// Compares one ground-truth box with all candidates; returns the candidates that share its highest IoU.
 fn update_best<'a>(
     best: &mut [Best],
     gt_index: usize,
     gt_box: &BBox,
     candidates: impl Iterator<Item = (&'a BBox, &'a f32)>,
-) -> Vec<usize> {
+) -> Ties {
     let gt_area = gt_box.area();
-    let mut highest = 0.0;
-    let mut ties = Vec::new();
+    let mut ties = Ties { iou: 0.0, indices: Vec::new() };
     for (index, (candidate, area)) in candidates.enumerate() {
         let width = gt_box.x2.min(candidate.x2) - gt_box.x1.max(candidate.x1);
         let height = gt_box.y2.min(candidate.y2) - gt_box.y1.max(candidate.y1);
@@ -89,12 +119,12 @@ fn update_best<'a>(
         if iou > best[index].iou {
             best[index] = Best { iou, gt_index };
         }
-        if iou > highest {
-            highest = iou;
-            ties.clear();
+        if iou > ties.iou {
+            ties.iou = iou;
+            ties.indices.clear();
         }
-        if iou == highest {
-            ties.push(index);
+        if iou == ties.iou {
+            ties.indices.push(index);
         }
     }
     ties
@@ -104,7 +134,7 @@ fn update_best<'a>(
 mod tests {
     use super::*;
 
-    const RPN: Matcher = Matcher { positive_iou: 0.7, negative_iou: 0.3, keep_best: true };
+    const RPN: Matcher = Matcher { positive_iou: 0.7, negative_iou: 0.3, best: BestCandidates::Kept };
 
     /// A box of height 1 between two abscissas: its IoU is that of intervals.
     fn interval(x1: f32, x2: f32) -> BBox {
@@ -122,7 +152,7 @@ mod tests {
 
     #[test]
     fn thresholds_themselves_belong_to_the_upper_side() {
-        let matcher = Matcher { positive_iou: 0.5, negative_iou: 0.25, keep_best: false };
+        let matcher = Matcher { positive_iou: 0.5, negative_iou: 0.25, best: BestCandidates::ByThreshold };
         let candidates = [interval(0.0, 4.0), interval(0.0, 2.0)];
         assert_eq!(matcher.assign(&[interval(0.0, 8.0)], &candidates), [Match::Object(0), Match::Ignored]);
     }
@@ -156,7 +186,7 @@ mod tests {
 
     #[test]
     fn without_ground_truth_all_is_background() {
-        let matcher = Matcher { positive_iou: 0.0, negative_iou: 0.0, keep_best: true };
+        let matcher = Matcher { positive_iou: 0.0, negative_iou: 0.0, best: BestCandidates::Kept };
         assert_eq!(matcher.assign(&[], &[interval(0.0, 1.0)]), [Match::Background]);
     }
 }

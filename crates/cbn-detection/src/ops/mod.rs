@@ -5,7 +5,7 @@ mod matcher;
 mod nms;
 mod sampler;
 
-pub use box_coder::BoxCoder;
-pub use matcher::{Match, Matcher};
+pub use box_coder::{BoxCoder, DeltaClamp};
+pub use matcher::{BestCandidates, Match, Matcher};
 pub use nms::{nms, nms_by_group};
 pub use sampler::{BalancedSampler, Sample};

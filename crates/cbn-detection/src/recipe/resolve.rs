@@ -1,9 +1,10 @@
 //! From a recipe to a plan: the only place that turns epochs into iterations.
 
+use super::conventions;
 use super::norm::NormSpec;
 use super::schema::{ModelSection, Moments, Recipe, TrainSection};
 use super::{Plan, RecipeError};
-use crate::data::LoaderConfig;
+use crate::data::{LoaderConfig, TransformConfig};
 use crate::model::{DetectorConfig, MaskBranchConfig};
 use crate::train::{ScheduleConfig, SgdConfig, TrainConfig};
 
@@ -40,6 +41,11 @@ pub fn test_loader(recipe: &Recipe) -> LoaderConfig {
     LoaderConfig { batch_size: recipe.test.batch_size, with_masks: false, ..train_loader(recipe) }
 }
 
+/// How the recipe's images are prepared.
+pub fn transform(recipe: &Recipe) -> TransformConfig {
+    recipe.conventions.transform(&recipe.data.transform)
+}
+
 /// Fills in what the data set decides and checks every number.
 ///
 /// # Errors
@@ -59,13 +65,14 @@ pub fn resolve(recipe: &Recipe, facts: DataFacts) -> Result<Plan, RecipeError> {
         return Err(fault("train.replace_class_heads", "true", "but there is no train.init to take the rest from"));
     }
     recipe.data.transform.validate()?;
-    let model = detector(recipe, facts)?;
+    conventions::refuse_elsewhere(recipe)?;
+    let model = recipe.conventions.detector(detector(recipe, facts)?);
     model.validate()?;
     Ok(Plan {
         description: recipe.description.clone(),
         max_detections: [1, 10, model.box_head.max_detections.max(100)],
         model,
-        transform: recipe.data.transform.clone(),
+        transform: transform(recipe),
         train_loader: train_loader(recipe),
         test_loader: test_loader(recipe),
         train: training(&recipe.train, facts)?,
@@ -160,8 +167,12 @@ fn schedule(train: &TrainSection, per_epoch: usize) -> Result<ScheduleConfig, Re
         None => (0, 1.0),
         Some(warmup) => (warmup.length.iterations(per_epoch), not_negative("train.warmup.ratio", warmup.ratio)?),
     };
+    let share = match train.learning_rate_batch_size {
+        None => 1.0,
+        Some(images) => train.batch_size as f64 / positive("train.learning_rate_batch_size", images)? as f64,
+    };
     Ok(ScheduleConfig {
-        base_learning_rate: above_zero("train.learning_rate", train.learning_rate)?,
+        base_learning_rate: above_zero("train.learning_rate", train.learning_rate)? * share,
         warmup_iterations,
         warmup_ratio,
         drops,

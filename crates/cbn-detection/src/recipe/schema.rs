@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::RecipeError;
+use super::conventions::Conventions;
 use super::norm::NormSection;
 use super::overrides;
 use crate::data::TransformConfig;
@@ -18,6 +19,9 @@ use crate::model::{BoxBranchConfig, FpnConfig, MaskBranchConfig, ResNetConfig, R
 pub struct Recipe {
     /// One line for people: what this trains.
     pub description: String,
+    /// Whose arithmetic it repeats. Default: this library's.
+    #[serde(default)]
+    pub conventions: Conventions,
     /// The detector, but for its norms and its number of classes.
     pub model: ModelSection,
     /// The norm of each part of the detector.
@@ -119,6 +123,10 @@ pub struct TrainSection {
     pub batch_size: usize,
     /// After warm-up, before the first drop.
     pub learning_rate: f64,
+    /// The images per step that `learning_rate` is for: with more or fewer it is scaled in proportion (Goyal et al. 2017). Default: it is
+    /// taken as it is.
+    #[serde(default)]
+    pub learning_rate_batch_size: Option<usize>,
     /// Default: 0.9.
     #[serde(default = "default_momentum")]
     pub momentum: f64,

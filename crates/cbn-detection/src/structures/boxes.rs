@@ -27,6 +27,64 @@ impl std::fmt::Display for ImageSize {
     }
 }
 
+/// What a box's numbers mean when it leaves or enters an image of another size.
+///
+/// The released recipes count pixels: a box from `x1` to `x2` covers the columns `x1, x1 + 1, .., x2` and is `x2 - x1 + 1`
+/// wide. Here such a box is kept as the area that it covers, `x1` to `x2 + 1`, a [`BBox`] like any other: width, area, IoU,
+/// suppression, deltas, mirroring and ROI Align are then the same arithmetic. Scaling and clipping are not, because they act on the last
+/// pixel's column and not on its right edge.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BoxConvention {
+    /// Edges are scaled, and clipped to `0..=W`.
+    #[default]
+    Continuous,
+    /// First and last pixel are scaled, and clipped to `0..=W - 1`.
+    LegacyInclusive,
+}
+
+impl BoxConvention {
+    /// The box after the image is stretched by `sx` horizontally and `sy` vertically.
+    pub fn scale(self, bbox: &BBox, sx: f32, sy: f32) -> BBox {
+        match self {
+            Self::Continuous => bbox.scale(sx, sy),
+            Self::LegacyInclusive => BBox {
+                x1: bbox.x1 * sx,
+                y1: bbox.y1 * sy,
+                x2: (bbox.x2 - 1.0) * sx + 1.0,
+                y2: (bbox.y2 - 1.0) * sy + 1.0,
+            },
+        }
+    }
+
+    /// A found box back in its original image of `size`, which is `sx` and `sy` times smaller. Only continuous edges are clipped:
+    /// the released code leaves the last pixel where the division puts it.
+    pub fn to_original(self, bbox: &BBox, [sx, sy]: [f32; 2], size: ImageSize) -> BBox {
+        let scaled = self.scale(bbox, 1.0 / sx, 1.0 / sy);
+        match self {
+            Self::Continuous => scaled.clip(size),
+            Self::LegacyInclusive => scaled,
+        }
+    }
+
+    /// The box moved into an image of `size`. A box outside it is empty in the first convention and at least a part of a pixel
+    /// of the border in the second.
+    pub fn clip(self, bbox: &BBox, size: ImageSize) -> BBox {
+        match self {
+            Self::Continuous => bbox.clip(size),
+            Self::LegacyInclusive => {
+                let (width, height) = (size.width as f32, size.height as f32);
+                BBox {
+                    x1: bbox.x1.clamp(0.0, width - 1.0),
+                    y1: bbox.y1.clamp(0.0, height - 1.0),
+                    x2: bbox.x2.clamp(1.0, width),
+                    y2: bbox.y2.clamp(1.0, height),
+                }
+            }
+        }
+    }
+}
+
 /// An axis-aligned box in continuous pixel coordinates: the pixel in column 0 covers `0.0..1.0`.
 ///
 /// A box that lies in an image of width W has `0 <= x1 < x2 <= W`; the same holds for y. Which image (original or network

@@ -99,22 +99,34 @@ impl InstanceMask {
     pub fn crop_and_resize(&self, bbox: &BBox, side: usize) -> Vec<f32> {
         let rows = AxisWeights::of_cells(bbox.y1, bbox.y2, side, self.image.height);
         let columns = AxisWeights::of_cells(bbox.x1, bbox.x2, side, self.image.width);
-        let mut target = Vec::with_capacity(side * side);
+        // Rounded to f32 first: a mean of exactly one half must not fall to the rounding of the sum.
+        self.cell_means(&rows, &columns).into_iter().map(|mean| f32::from(mean as f32 >= 0.5)).collect()
+    }
+
+    /// 0 or 1 at a pixel of the image.
+    pub(super) fn bit(&self, row: usize, column: usize) -> u8 {
+        let inside =
+            (self.top..self.top + self.height).contains(&row) && (self.left..self.left + self.width).contains(&column);
+        if inside { self.bits[(row - self.top) * self.width + column - self.left] } else { 0 }
+    }
+
+    /// The weighted mean of the mask in every cell, row by row.
+    pub(super) fn cell_means(&self, rows: &[AxisWeights], columns: &[AxisWeights]) -> Vec<f64> {
+        let mut means = Vec::with_capacity(rows.len() * columns.len());
         let mut blended = vec![0.0_f64; self.width];
-        for row_weights in &rows {
+        for row_weights in rows {
             blended.fill(0.0);
             for (row, weight) in row_weights.inside(self.top, self.height) {
                 let bits = &self.bits[row * self.width..][..self.width];
                 blended.iter_mut().zip(bits).for_each(|(sum, &bit)| *sum += weight * f64::from(bit));
             }
-            target.extend(columns.iter().map(|column_weights| {
-                let mean: f64 =
-                    column_weights.inside(self.left, self.width).map(|(column, weight)| weight * blended[column]).sum();
-                // Rounded to f32 first: a mean of exactly one half must not fall to the rounding of the sum.
-                f32::from(mean as f32 >= 0.5)
+            means.extend(columns.iter().map(|column_weights| {
+                let parts =
+                    column_weights.inside(self.left, self.width).map(|(column, weight)| weight * blended[column]);
+                parts.sum::<f64>()
             }));
         }
-        target
+        means
     }
 }
 
@@ -134,14 +146,14 @@ fn occupied(size: ImageSize, pixels: &[u8]) -> Option<(std::ops::Range<usize>, s
 }
 
 /// How much each pixel along one axis contributes to the mean of one cell.
-struct AxisWeights {
+pub(super) struct AxisWeights {
     start: usize,
     weights: Vec<f64>,
 }
 
 impl AxisWeights {
     /// The weights of `side` equal cells between `low` and `high` on an axis of `length` pixels.
-    fn of_cells(low: f32, high: f32, side: usize, length: usize) -> Vec<Self> {
+    pub(super) fn of_cells(low: f32, high: f32, side: usize, length: usize) -> Vec<Self> {
         // Aligned ROI Align: the centre of pixel 0 lies at 0.5.
         let (low, high) = (f64::from(low) - 0.5, f64::from(high) - 0.5);
         let cell = (high - low) / side as f64;

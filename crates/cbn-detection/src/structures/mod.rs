@@ -7,15 +7,17 @@ mod detections;
 mod images;
 mod instance_mask;
 mod losses;
+mod mask_target;
 mod proposals;
 mod pyramid;
 mod targets;
 
-pub use boxes::{BBox, ImageSize};
+pub use boxes::{BBox, BoxConvention, ImageSize};
 pub use detections::{Detections, SoftMask};
 pub use images::{ImageBatch, PaddedImages};
 pub use instance_mask::InstanceMask;
 pub use losses::Losses;
+pub use mask_target::MaskTarget;
 pub use proposals::Proposals;
 pub use pyramid::Pyramid;
 pub use targets::{Targets, TrainBatch};

@@ -3,6 +3,7 @@
 //! Names and defaults are those of torchvision 0.26 `maskrcnn_resnet50_fpn`, apart from what a field's doc says.
 //! A missing field takes its default, an unknown field is an error.
 
+mod conventions;
 mod error;
 mod roi;
 mod rpn;
@@ -10,6 +11,9 @@ mod rpn;
 use cbn::{FrozenNormConfig, NormConfig};
 use serde::{Deserialize, Serialize};
 
+pub use self::conventions::{
+    AnchorCount, AnchorLayout, AnchorScope, BoxConventions, GtPlace, MaskConventions, RoiRule, RpnConventions,
+};
 pub use self::error::ConfigError;
 use self::error::positive;
 pub use self::roi::{BoxBranchConfig, BoxHeadKind, MaskBranchConfig, RoiPoolConfig};

@@ -3,6 +3,7 @@
 use cbn::NormConfig;
 use serde::{Deserialize, Serialize};
 
+use super::conventions::{BoxConventions, MaskConventions, RoiRule};
 use super::error::{ConfigError, above_zero, positive, unit};
 
 /// ROI Align of a branch.
@@ -15,6 +16,16 @@ pub struct RoiPoolConfig {
     pub sampling_ratio: usize,
     /// Whether feature cell centres lie at half coordinates (detectron2), or at whole ones (torchvision's models).
     pub aligned: bool,
+    /// Which level a region's features come from, and how small a region may be. Default: as in torchvision.
+    #[serde(default)]
+    pub rule: RoiRule,
+}
+
+impl RoiPoolConfig {
+    /// Two samples along each side of a bin, as in all published recipes.
+    const fn with_side(side: usize) -> Self {
+        Self { side, sampling_ratio: 2, aligned: false, rule: RoiRule::Torchvision }
+    }
 }
 
 /// Classification and box regression of proposals.
@@ -45,6 +56,8 @@ pub struct BoxBranchConfig {
     pub nms_threshold: f64,
     /// Best detections of an image that are kept. Default: 100.
     pub max_detections: usize,
+    /// What other code bases do otherwise. Default: nothing.
+    pub conventions: BoxConventions,
 }
 
 impl Default for BoxBranchConfig {
@@ -53,7 +66,7 @@ impl Default for BoxBranchConfig {
             head: BoxHeadKind::TwoFc,
             norm: NormConfig::Identity,
             fc_dim: 1024,
-            pool: RoiPoolConfig { side: 7, sampling_ratio: 2, aligned: false },
+            pool: RoiPoolConfig::with_side(7),
             positive_iou: 0.5,
             batch_size_per_image: 512,
             positive_fraction: 0.25,
@@ -62,6 +75,7 @@ impl Default for BoxBranchConfig {
             score_threshold: 0.05,
             nms_threshold: 0.5,
             max_detections: 100,
+            conventions: BoxConventions::default(),
         }
     }
 }
@@ -107,15 +121,18 @@ pub struct MaskBranchConfig {
     pub channels: usize,
     /// Norm of the convolutions. Default: none, they have a bias.
     pub norm: NormConfig,
+    /// What other code bases do otherwise. Default: nothing.
+    pub conventions: MaskConventions,
 }
 
 impl Default for MaskBranchConfig {
     fn default() -> Self {
         Self {
-            pool: RoiPoolConfig { side: 14, sampling_ratio: 2, aligned: false },
+            pool: RoiPoolConfig::with_side(14),
             num_convs: 4,
             channels: 256,
             norm: NormConfig::Identity,
+            conventions: MaskConventions::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::NUM_LEVELS;
+use super::conventions::RpnConventions;
 use super::error::{ConfigError, above_zero, positive, unit};
 
 /// The region proposal network.
@@ -27,6 +28,8 @@ pub struct RpnConfig {
     pub nms_threshold: f64,
     /// Where smooth L1 turns from quadratic to linear. Default: 1/9.
     pub smooth_l1_beta: f32,
+    /// What other code bases do otherwise. Default: nothing.
+    pub conventions: RpnConventions,
 }
 
 impl Default for RpnConfig {
@@ -41,6 +44,7 @@ impl Default for RpnConfig {
             test_proposals: ProposalConfig { pre_nms_top_n: 1000, post_nms_top_n: 1000 },
             nms_threshold: 0.7,
             smooth_l1_beta: 1.0 / 9.0,
+            conventions: RpnConventions::default(),
         }
     }
 }

@@ -67,7 +67,8 @@ impl BoxBranch {
             return BoxLosses { class: Tensor::zeros([1], &device), deltas: Tensor::zeros([1], &device) };
         }
         let output = self.head.forward(pool_rois(pyramid, &rois, &self.config.pool));
-        let goal = BoxGoal::new(samples, targets, &BoxCoder::new(self.config.box_weights));
+        let goal =
+            BoxGoal::new(samples, targets, &BoxCoder::new(self.config.box_weights, self.config.conventions.clamp));
         let class = CrossEntropyLossConfig::new()
             .init(&device)
             .forward(output.class_logits, host::indices(&goal.logit_indices, &device));

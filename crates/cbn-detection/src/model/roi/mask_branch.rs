@@ -1,7 +1,9 @@
 use burn::{
     module::Module,
-    nn::loss::BinaryCrossEntropyLossConfig,
-    tensor::{Device, Int, Tensor, TensorData, activation::sigmoid},
+    tensor::{
+        Device, Tensor, TensorData,
+        activation::{log_sigmoid, sigmoid},
+    },
 };
 
 use super::{
@@ -55,20 +57,19 @@ impl MaskBranch {
             .collect();
         let logits = self.head.forward_folded(pool_rois(pyramid, &rois, &self.config.pool));
         let gt_masks = self.gt_masks(samples, targets, &device);
-        BinaryCrossEntropyLossConfig::new()
-            .with_logits(true)
-            .init(&device)
-            .forward(own_channel(logits, &labels), gt_masks)
+        // -t log s(x) - (1 - t) log(1 - s(x)) with s the sigmoid, for any t between 0 and 1.
+        let logits = own_channel(logits, &labels);
+        (logits.clone() * gt_masks.neg().add_scalar(1.0) - log_sigmoid(logits)).mean()
     }
 
-    /// The masks of the positives' objects under the positives' boxes, 0 or 1, `[N, M, M]`.
-    fn gt_masks(&self, samples: &[RoiSample], targets: &[Targets], device: &Device) -> Tensor<3, Int> {
+    /// The masks of the positives' objects under the positives' boxes, `[N, M, M]`.
+    fn gt_masks(&self, samples: &[RoiSample], targets: &[Targets], device: &Device) -> Tensor<3> {
         let side = self.config.mask_side();
         let mut cells = Vec::new();
         for (sample, targets) in samples.iter().zip(targets).filter(|(sample, _)| !sample.gt_indices.is_empty()) {
             let masks = targets.masks.as_ref().expect("targets of a detector with a mask branch have masks");
             for (roi, &gt_index) in sample.positives().iter().zip(&sample.gt_indices) {
-                cells.extend(masks[gt_index].crop_and_resize(roi, side).into_iter().map(|cell| cell as i64));
+                cells.extend(self.config.conventions.target.cells(&masks[gt_index], roi, side));
             }
         }
         let num_rois = cells.len() / (side * side);

@@ -26,7 +26,7 @@ pub(super) fn select_detections(
     image: ImageSize,
     config: &BoxBranchConfig,
 ) -> Detections {
-    let coder = BoxCoder::new(config.box_weights);
+    let coder = BoxCoder::new(config.box_weights, config.conventions.clamp);
     let num_logits = predictions.num_classes + 1;
     let (mut boxes, mut scores, mut labels): (Vec<BBox>, Vec<f32>, Vec<usize>) = Default::default();
     for (roi, (proposal, logits)) in
@@ -38,7 +38,7 @@ pub(super) fn select_detections(
             }
             let start = (roi * num_logits + logit_index) * 4;
             let deltas = std::array::from_fn(|k| predictions.deltas[start + k]);
-            let bbox = coder.decode(deltas, proposal).clip(image);
+            let bbox = config.conventions.boxes.clip(&coder.decode(deltas, proposal), image);
             if bbox.width() >= MIN_SIDE_PX && bbox.height() >= MIN_SIDE_PX {
                 boxes.push(bbox);
                 scores.push(score);
@@ -65,6 +65,7 @@ fn softmax(logits: &[f32]) -> impl Iterator<Item = f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ops::DeltaClamp, structures::BoxConvention};
 
     const IMAGE: ImageSize = ImageSize::new(100, 100);
 
@@ -104,5 +105,36 @@ mod tests {
         let found = select_detections(&predictions, &proposals, IMAGE, &BoxBranchConfig::default());
         assert_eq!(found.labels, [0, 1]);
         assert_eq!(found.boxes, [bbox, BBox::new(14.0, 10.0, 54.0, 50.0)]);
+    }
+
+    /// `tools/parity/released_numpy.py`; tolerances as in `tests/released_conventions.rs`.
+    #[test]
+    fn released_detections_are_those_of_numpy() {
+        let fixture = include_str!("../../../../../fixtures/released/conventions.json");
+        let fixture: serde_json::Value = serde_json::from_str(fixture).unwrap();
+        let case = &fixture["detections"];
+        let numbers = |key: &str| serde_json::from_value::<Vec<f32>>(case[key].clone()).unwrap();
+        let boxes = |key: &str| -> Vec<BBox> {
+            let boxes: Vec<[f32; 4]> = serde_json::from_value(case[key].clone()).unwrap();
+            boxes.into_iter().map(|[x1, y1, x2, y2]| BBox::new(x1, y1, x2 + 1.0, y2 + 1.0)).collect()
+        };
+        let [height, width] = serde_json::from_value(case["image"].clone()).unwrap();
+        let mut config = BoxBranchConfig::default();
+        config.conventions.boxes = BoxConvention::LegacyInclusive;
+        config.conventions.clamp = DeltaClamp::Both;
+        let predictions =
+            BoxPredictions { class_logits: &numbers("logits"), deltas: &numbers("deltas"), num_classes: 3 };
+        let rois = boxes("rois");
+        let proposals = Proposals { scores: vec![1.0; rois.len()], boxes: rois };
+        let found = select_detections(&predictions, &proposals, ImageSize::new(height, width), &config);
+        let labels: Vec<usize> = serde_json::from_value(case["labels"].clone()).unwrap();
+        assert_eq!(found.labels, labels);
+        for (found, expected) in found.boxes.iter().zip(boxes("boxes")) {
+            let edges = found.to_array().into_iter().zip(expected.to_array());
+            edges.for_each(|(found, expected)| assert!((found - expected).abs() < 150.0 * 1e-5, "{found} {expected}"));
+        }
+        for (found, expected) in found.scores.iter().zip(numbers("scores")) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
     }
 }

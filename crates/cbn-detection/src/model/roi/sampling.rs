@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use crate::{
-    model::config::BoxBranchConfig,
+    model::config::{BoxBranchConfig, GtPlace},
     ops::{BalancedSampler, Match, Matcher},
     structures::{BBox, Proposals, Targets},
 };
@@ -29,10 +29,7 @@ pub(super) fn sample_rois<R: Rng>(
     config: &BoxBranchConfig,
     rng: &mut R,
 ) -> RoiSample {
-    let mut candidates = proposals.boxes;
-    candidates.extend(&targets.boxes);
-    let matcher = Matcher { positive_iou: config.positive_iou, negative_iou: config.positive_iou, keep_best: false };
-    let matches = matcher.assign(&targets.boxes, &candidates);
+    let (candidates, matches) = match_candidates(proposals, targets, config);
     let sampler =
         BalancedSampler { batch_size: config.batch_size_per_image, positive_fraction: config.positive_fraction };
     let sample = sampler.sample(&matches, rng);
@@ -46,6 +43,25 @@ pub(super) fn sample_rois<R: Rng>(
         .collect();
     let boxes = sample.positives.iter().chain(&sample.negatives).map(|&index| candidates[index]).collect();
     RoiSample { boxes, gt_indices }
+}
+
+/// Proposals and ground-truth boxes, with what each stands for.
+fn match_candidates(proposals: Proposals, targets: &Targets, config: &BoxBranchConfig) -> (Vec<BBox>, Vec<Match>) {
+    let matcher =
+        Matcher { positive_iou: config.positive_iou, negative_iou: config.positive_iou, best: config.conventions.best };
+    let proposals = proposals.boxes;
+    match config.conventions.gt_place {
+        GtPlace::Last => {
+            let candidates = [proposals, targets.boxes.clone()].concat();
+            let matches = matcher.assign(&targets.boxes, &candidates);
+            (candidates, matches)
+        }
+        GtPlace::First => {
+            let own = (0..targets.len()).map(Match::Object);
+            let matches = own.chain(matcher.assign(&targets.boxes, &proposals)).collect();
+            ([targets.boxes.clone(), proposals].concat(), matches)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,31 +1,46 @@
-use crate::{model::config::AnchorConfig, structures::BBox};
+use crate::{
+    model::config::{AnchorConfig, AnchorLayout},
+    structures::BBox,
+};
+
+/// Pixels per cell of P2 to P6.
+const STRIDES: [usize; 5] = [4, 8, 16, 32, 64];
 
 /// Lays reference boxes over a feature map (torchvision 0.26 `AnchorGenerator`).
 ///
 /// An anchor of size s and ratio r has width `s / sqrt(r)` and height `s sqrt(r)`; half of each, rounded to a whole pixel
 /// (half to even), lies on each side of the top left corner of the map's cell: cell (row, column) is at
-/// `(column * stride, row * stride)`. Other than in torchvision, the stride is the level's own and not the quotient of image
-/// and map size, which is smaller at P6 when the image is not a multiple of 64.
+/// `(column * stride, row * stride)`. [`AnchorLayout`] has the other ways.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnchorGenerator {
     /// Anchors around the origin, for each level: ratios outermost, sizes innermost.
     cells: Vec<Vec<BBox>>,
+    layout: AnchorLayout,
 }
 
 impl AnchorGenerator {
     /// Anchors of this configuration.
-    pub fn new(config: &AnchorConfig) -> Self {
-        let cells = config.sizes.iter().map(|sizes| cell_anchors(sizes, &config.aspect_ratios)).collect();
-        Self { cells }
+    pub fn new(config: &AnchorConfig, layout: AnchorLayout) -> Self {
+        let cell = |(level, sizes): (usize, &Vec<f32>)| match layout {
+            AnchorLayout::Corners | AnchorLayout::CornersByQuotient => cell_anchors(sizes, &config.aspect_ratios),
+            AnchorLayout::InclusivePixels => {
+                inclusive_cell_anchors(sizes, &config.aspect_ratios, STRIDES[level] as f32)
+            }
+        };
+        Self { cells: config.sizes.iter().enumerate().map(cell).collect(), layout }
     }
 
-    /// The anchors of a level's map: rows, then columns, then the anchors of a position fastest.
-    pub fn on_level(&self, level: usize, [height, width]: [usize; 2], stride: usize) -> Vec<BBox> {
+    /// The anchors of a level's map in a batch of `padded` rows and columns of pixels: rows, then columns, then the anchors of a position fastest.
+    pub fn on_level(&self, level: usize, [height, width]: [usize; 2], padded: [usize; 2]) -> Vec<BBox> {
         let cell = &self.cells[level];
+        let [row_stride, column_stride] = match self.layout {
+            AnchorLayout::CornersByQuotient => [padded[0] / height, padded[1] / width],
+            AnchorLayout::Corners | AnchorLayout::InclusivePixels => [STRIDES[level]; 2],
+        };
         let mut anchors = Vec::with_capacity(height * width * cell.len());
         for row in 0..height {
             for column in 0..width {
-                let (x, y) = ((column * stride) as f32, (row * stride) as f32);
+                let (x, y) = ((column * column_stride) as f32, (row * row_stride) as f32);
                 anchors.extend(cell.iter().map(|at| BBox::new(at.x1 + x, at.y1 + y, at.x2 + x, at.y2 + y)));
             }
         }
@@ -47,16 +62,34 @@ fn cell_anchors(sizes: &[f32], aspect_ratios: &[f32]) -> Vec<BBox> {
     anchors
 }
 
+/// The same with the numbers of mmdetection 0.6 `AnchorGenerator`: around the middle of the first
+/// cell's pixels, first and last pixel rounded (half to even). A box is kept as the area that its pixels cover.
+fn inclusive_cell_anchors(sizes: &[f32], aspect_ratios: &[f32], stride: f32) -> Vec<BBox> {
+    let centre = 0.5 * (stride - 1.0);
+    let mut anchors = Vec::with_capacity(sizes.len() * aspect_ratios.len());
+    for ratio in aspect_ratios {
+        let height_ratio = ratio.sqrt();
+        let width_ratio = 1.0 / height_ratio;
+        for size in sizes {
+            let [half_width, half_height] = [width_ratio, height_ratio].map(|ratio| 0.5 * (ratio * size - 1.0));
+            let [x1, y1] = [half_width, half_height].map(|half| (centre - half).round_ties_even());
+            let [x2, y2] = [half_width, half_height].map(|half| (centre + half).round_ties_even());
+            anchors.push(BBox::new(x1, y1, x2 + 1.0, y2 + 1.0));
+        }
+    }
+    anchors
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     // Expected values: torchvision 0.26 AnchorGenerator(((32,), (64, 90)), ((0.5, 1.0, 2.0),) * 2).
     fn generator() -> AnchorGenerator {
-        AnchorGenerator::new(&AnchorConfig {
-            sizes: vec![vec![32.0], vec![64.0, 90.0]],
-            aspect_ratios: vec![0.5, 1.0, 2.0],
-        })
+        AnchorGenerator::new(
+            &AnchorConfig { sizes: vec![vec![32.0], vec![64.0, 90.0]], aspect_ratios: vec![0.5, 1.0, 2.0] },
+            AnchorLayout::Corners,
+        )
     }
 
     fn edges(anchors: &[BBox]) -> Vec<[f32; 4]> {
@@ -65,7 +98,7 @@ mod tests {
 
     #[test]
     fn one_size_per_level_as_torchvision() {
-        let anchors = generator().on_level(0, [2, 3], 4);
+        let anchors = generator().on_level(0, [2, 3], [8, 12]);
         assert_eq!(anchors.len(), 2 * 3 * 3);
         assert_eq!(
             edges(&anchors)[..6],
@@ -85,8 +118,33 @@ mod tests {
     }
 
     #[test]
+    fn released_anchors_are_whole_inclusive_pixels() {
+        // RELEASED_RECIPES 2.3, written down there; the last pixel is one before the edge.
+        let anchors = AnchorGenerator::new(&AnchorConfig::default(), AnchorLayout::InclusivePixels);
+        let inclusive = |level: usize| -> Vec<[f32; 4]> {
+            let cell = anchors.on_level(level, [1, 1], [64, 64]);
+            cell.iter().map(|at| [at.x1, at.y1, at.x2 - 1.0, at.y2 - 1.0]).collect()
+        };
+        assert_eq!(inclusive(0), [[-21., -9., 24., 12.], [-14., -14., 17., 17.], [-9., -21., 12., 24.]]);
+        assert_eq!(inclusive(1), [[-41., -19., 48., 26.], [-28., -28., 35., 35.], [-19., -41., 26., 48.]]);
+        assert_eq!(inclusive(2), [[-83., -37., 98., 52.], [-56., -56., 71., 71.], [-37., -83., 52., 98.]]);
+        assert_eq!(inclusive(3), [[-165., -75., 196., 106.], [-112., -112., 143., 143.], [-75., -165., 106., 196.]]);
+        assert_eq!(inclusive(4), [[-330., -149., 393., 212.], [-224., -224., 287., 287.], [-149., -330., 212., 393.]]);
+    }
+
+    #[test]
+    fn a_quotient_is_smaller_than_the_stride_where_the_map_was_rounded_up() {
+        // torchvision 0.26: a padded side of 800 gives P6 13 cells, 800 / 13 = 61.
+        let anchors = AnchorGenerator::new(&AnchorConfig::default(), AnchorLayout::CornersByQuotient);
+        assert_eq!(
+            anchors.on_level(4, [13, 13], [800, 800])[3].x1 - anchors.on_level(4, [13, 13], [800, 800])[0].x1,
+            61.0
+        );
+    }
+
+    #[test]
     fn several_sizes_per_level_as_torchvision() {
-        let anchors = generator().on_level(1, [1, 2], 8);
+        let anchors = generator().on_level(1, [1, 2], [8, 16]);
         assert_eq!(
             edges(&anchors),
             [

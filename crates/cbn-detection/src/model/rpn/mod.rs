@@ -20,8 +20,12 @@ use crate::{
 };
 use proposals::{ImagePredictions, select_proposals};
 
-/// Deltas of anchors are not scaled.
-const CODER: BoxCoder = BoxCoder::new([1.0; 4]);
+impl RpnConfig {
+    /// Deltas of anchors are not scaled.
+    const fn coder(&self) -> BoxCoder {
+        BoxCoder::new([1.0; 4], self.conventions.clamp)
+    }
+}
 
 /// Region proposal network ([Ren et al. 2015](https://arxiv.org/abs/1506.01497)), one head shared by all levels.
 #[derive(Module, Debug)]
@@ -39,7 +43,7 @@ impl RpnConfig {
     pub fn init(&self, channels: usize, device: &Device) -> Rpn {
         Rpn {
             head: RpnHead::init(channels, self.anchors.num_per_position(), device),
-            anchors: AnchorGenerator::new(&self.anchors),
+            anchors: AnchorGenerator::new(&self.anchors, self.conventions.anchors),
             config: self.clone(),
         }
     }
@@ -57,7 +61,7 @@ impl Rpn {
         let predictions = self.head.forward(pyramid);
         let anchors = self.anchors(pyramid);
         let proposals = self.propose(&predictions, &anchors, sizes, self.config.train_proposals);
-        let losses = loss::rpn_losses(&predictions, &anchors, targets, &self.config, rng);
+        let losses = loss::rpn_losses(&predictions, &anchors, (targets, sizes), &self.config, rng);
         (proposals, losses)
     }
 
@@ -69,10 +73,11 @@ impl Rpn {
 
     /// The anchors of all levels in the order of the predictions; the same for every image of the batch.
     fn anchors(&self, pyramid: &Pyramid) -> Vec<BBox> {
-        let levels = pyramid.levels.iter().zip(&pyramid.strides).enumerate();
-        levels
-            .flat_map(|(level, (map, &stride))| self.anchors.on_level(level, [map.height(), map.width()], stride))
-            .collect()
+        let finest = &pyramid.levels[0];
+        // Batches are padded to whole cells of the finest level.
+        let padded = [finest.height(), finest.width()].map(|cells| cells * pyramid.strides[0]);
+        let levels = pyramid.levels.iter().enumerate();
+        levels.flat_map(|(level, map)| self.anchors.on_level(level, [map.height(), map.width()], padded)).collect()
     }
 
     fn propose(
@@ -94,7 +99,7 @@ impl Rpn {
                     deltas: &deltas[of_image.start * 4..of_image.end * 4],
                     level_lens: &predictions.level_lens,
                 };
-                select_proposals(&image_predictions, &CODER, size, limits, self.config.nms_threshold)
+                select_proposals(&image_predictions, size, limits, &self.config)
             })
             .collect()
     }

@@ -1,8 +1,8 @@
 //! From the RPN's predictions to proposals: plain arithmetic on the host, no gradient.
 
 use crate::{
-    model::config::ProposalConfig,
-    ops::{BoxCoder, nms_by_group},
+    model::config::{ProposalConfig, RpnConfig},
+    ops::nms_by_group,
     structures::{BBox, ImageSize, Proposals},
 };
 
@@ -21,18 +21,18 @@ pub(super) struct ImagePredictions<'a> {
 /// Best anchors of each level, decoded, clipped to the image, rid of near-duplicates; the best of them over all levels.
 pub(super) fn select_proposals(
     predictions: &ImagePredictions<'_>,
-    coder: &BoxCoder,
     image: ImageSize,
     limits: ProposalConfig,
-    nms_threshold: f64,
+    config: &RpnConfig,
 ) -> Proposals {
+    let coder = config.coder();
     let (mut boxes, mut logits, mut levels) = (Vec::new(), Vec::new(), Vec::new());
     let mut start = 0;
     for (level, &len) in predictions.level_lens.iter().enumerate() {
         for position in best(&predictions.objectness[start..start + len], limits.pre_nms_top_n) {
             let index = start + position;
             let deltas = std::array::from_fn(|k| predictions.deltas[index * 4 + k]);
-            let bbox = coder.decode(deltas, &predictions.anchors[index]).clip(image);
+            let bbox = config.conventions.boxes.clip(&coder.decode(deltas, &predictions.anchors[index]), image);
             if bbox.width() >= MIN_SIDE_PX && bbox.height() >= MIN_SIDE_PX {
                 boxes.push(bbox);
                 logits.push(predictions.objectness[index]);
@@ -41,7 +41,7 @@ pub(super) fn select_proposals(
         }
         start += len;
     }
-    let mut kept = nms_by_group(&boxes, &logits, &levels, nms_threshold);
+    let mut kept = nms_by_group(&boxes, &logits, &levels, config.nms_threshold);
     kept.truncate(limits.post_nms_top_n);
     Proposals {
         boxes: kept.iter().map(|&index| boxes[index]).collect(),
@@ -68,13 +68,14 @@ fn sigmoid(logit: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ops::DeltaClamp, structures::BoxConvention};
 
     const IMAGE: ImageSize = ImageSize::new(100, 100);
 
     fn select(anchors: &[BBox], objectness: &[f32], level_lens: &[usize], limits: ProposalConfig) -> Proposals {
         let deltas = vec![0.0; anchors.len() * 4];
         let predictions = ImagePredictions { anchors, objectness, deltas: &deltas, level_lens };
-        select_proposals(&predictions, &BoxCoder::new([1.0; 4]), IMAGE, limits, 0.7)
+        select_proposals(&predictions, IMAGE, limits, &RpnConfig::default())
     }
 
     #[test]
@@ -101,5 +102,42 @@ mod tests {
         let anchors = [BBox::new(-40.0, 0.0, -5.0, 20.0), BBox::new(90.0, 90.0, 120.0, 95.0)];
         let limits = ProposalConfig { pre_nms_top_n: 2, post_nms_top_n: 2 };
         assert_eq!(select(&anchors, &[5.0, 1.0], &[2], limits).boxes, [BBox::new(90.0, 90.0, 100.0, 95.0)]);
+    }
+
+    /// `tools/parity/released_numpy.py`; tolerances as in `tests/released_conventions.rs`.
+    #[test]
+    fn released_proposals_are_those_of_numpy() {
+        let fixture = include_str!("../../../../../fixtures/released/conventions.json");
+        let fixture: serde_json::Value = serde_json::from_str(fixture).unwrap();
+        let case = &fixture["proposals"];
+        let numbers = |key: &str| serde_json::from_value::<Vec<f32>>(case[key].clone()).unwrap();
+        let boxes = |key: &str| -> Vec<BBox> {
+            let boxes: Vec<[f32; 4]> = serde_json::from_value(case[key].clone()).unwrap();
+            boxes.into_iter().map(|[x1, y1, x2, y2]| BBox::new(x1, y1, x2 + 1.0, y2 + 1.0)).collect()
+        };
+        let deltas: Vec<[f32; 4]> = serde_json::from_value(case["deltas"].clone()).unwrap();
+        let level_lens: Vec<usize> = serde_json::from_value(case["level_lens"].clone()).unwrap();
+        let [height, width] = serde_json::from_value(case["image"].clone()).unwrap();
+        let limit = serde_json::from_value(case["limit"].clone()).unwrap();
+        let mut config = RpnConfig::default();
+        config.conventions.boxes = BoxConvention::LegacyInclusive;
+        config.conventions.clamp = DeltaClamp::Both;
+        let predictions = ImagePredictions {
+            anchors: &boxes("anchors"),
+            objectness: &numbers("logits"),
+            deltas: &deltas.concat(),
+            level_lens: &level_lens,
+        };
+        let limits = ProposalConfig { pre_nms_top_n: limit, post_nms_top_n: limit };
+        let found = select_proposals(&predictions, ImageSize::new(height, width), limits, &config);
+        let expected = boxes("boxes");
+        assert_eq!(found.boxes.len(), expected.len());
+        for (found, expected) in found.boxes.iter().zip(expected) {
+            let edges = found.to_array().into_iter().zip(expected.to_array());
+            edges.for_each(|(found, expected)| assert!((found - expected).abs() < 150.0 * 1e-5, "{found} {expected}"));
+        }
+        for (found, expected) in found.scores.iter().zip(numbers("scores")) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
     }
 }
