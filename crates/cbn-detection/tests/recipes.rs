@@ -51,7 +51,7 @@ fn every_recipe_here_resolves_and_its_plan_survives_json() {
         assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan, "{}", path.display());
         num_recipes += 1;
     }
-    assert_eq!(num_recipes, 13);
+    assert_eq!(num_recipes, 15);
 }
 
 #[test]
@@ -234,4 +234,152 @@ fn values_that_no_run_can_use_are_refused() {
 fn a_recipe_that_is_not_there_is_named() {
     let message = load("no_such.toml", &[]).unwrap_err().to_string();
     assert!(message.starts_with("cannot read recipe ") && message.contains("no_such.toml"), "{message}");
+}
+
+/// Every number of section 2 of the released recipes' description, but for norms and scores, which the tests above have.
+#[test]
+fn released_recipes_resolve_to_the_released_numbers() {
+    for detector in ["faster", "mask"] {
+        for norm in ["none", "syncbn", "gn", "cbn", "cbn_as_shipped"] {
+            let name = format!("{detector}_rcnn_r50_{norm}.toml");
+            let found = serde_json::to_value(plan(&name, &[]).unwrap()).unwrap();
+            assert_subset(&name, &found, &released());
+            let mask_head = &found["model"]["mask_head"];
+            match detector {
+                "mask" => assert_subset(&name, mask_head, &released_mask_head()),
+                _ => assert!(mask_head.is_null()),
+            }
+        }
+    }
+    let burn_in = |name: &str| plan(name, &[]).unwrap().model.neck.norm;
+    let NormConfig::CrossIteration(shipped) = burn_in("mask_rcnn_r50_cbn_as_shipped.toml") else { panic!("not CBN") };
+    assert_eq!(shipped, CbnConfig { burn_in_iterations: 8, ..CbnConfig::published() });
+}
+
+/// All keys of `expected` are in `found` with the same value, numbers to the digits that f32 has.
+#[track_caller]
+fn assert_subset(place: &str, found: &serde_json::Value, expected: &serde_json::Value) {
+    use serde_json::Value;
+    match (found, expected) {
+        (Value::Object(found), Value::Object(expected)) => {
+            for (key, expected) in expected {
+                assert_subset(&format!("{place}.{key}"), &found[key], expected);
+            }
+        }
+        (Value::Array(found), Value::Array(expected)) => {
+            assert_eq!(found.len(), expected.len(), "{place}");
+            found.iter().zip(expected).for_each(|(found, expected)| assert_subset(place, found, expected));
+        }
+        (Value::Number(found), Value::Number(expected)) => {
+            let (found, expected) = (found.as_f64().unwrap(), expected.as_f64().unwrap());
+            assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{place}: {found}, expected {expected}");
+        }
+        _ => assert_eq!(found, expected, "{place}"),
+    }
+}
+
+fn released() -> serde_json::Value {
+    serde_json::json!({
+        "model": {
+            "backbone": { "depth": "r50", "frozen_stages": 1, "stride_in_1x1": false },
+            "neck": { "channels": 256 },
+            "rpn": {
+                "anchors": { "sizes": [[32], [64], [128], [256], [512]], "aspect_ratios": [0.5, 1, 2] },
+                "positive_iou": 0.7,
+                "negative_iou": 0.3,
+                "batch_size_per_image": 256,
+                "positive_fraction": 0.5,
+                "train_proposals": { "pre_nms_top_n": 2000, "post_nms_top_n": 2000 },
+                "test_proposals": { "pre_nms_top_n": 2000, "post_nms_top_n": 2000 },
+                "nms_threshold": 0.7,
+                "smooth_l1_beta": 1.0 / 9.0,
+                "conventions": {
+                    "boxes": "legacy_inclusive",
+                    "anchors": "inclusive_pixels",
+                    "scope": "inside_image",
+                    "clamp": "both",
+                    "best": { "claimed": { "min_iou": 0.3 } },
+                    "count": "at_least_one_of_each"
+                }
+            },
+            "box_head": {
+                "head": "four_conv_one_fc",
+                "fc_dim": 1024,
+                "pool": { "side": 7, "sampling_ratio": 2, "aligned": false, "rule": "released" },
+                "positive_iou": 0.5,
+                "batch_size_per_image": 512,
+                "positive_fraction": 0.25,
+                "box_weights": [10, 10, 5, 5],
+                "smooth_l1_beta": 1,
+                "score_threshold": 0.05,
+                "nms_threshold": 0.5,
+                "max_detections": 100,
+                "conventions": {
+                    "boxes": "legacy_inclusive",
+                    "clamp": "both",
+                    "best": { "claimed": { "min_iou": 0.5 } },
+                    "gt_place": "first"
+                }
+            }
+        },
+        "transform": {
+            "min_side_px": [800],
+            "max_side_px": 1333,
+            "flip_probability": 0.5,
+            "pixel_mean": [123.675, 116.28, 103.53],
+            "pixel_std": [58.395, 57.12, 57.375],
+            "size_divisor": 32,
+            "conventions": { "resize": "open_cv", "boxes": "legacy_inclusive", "paste": "whole_pixels" }
+        },
+        "train_loader": { "batch_size": 16, "aspect_grouping": true },
+        "test_loader": { "batch_size": 1 },
+        "train": {
+            "num_iterations": 12 * 7330,
+            "schedule": {
+                "base_learning_rate": 0.02,
+                "warmup_iterations": 500,
+                "warmup_ratio": 1.0 / 3.0,
+                "drops": [8 * 7330, 11 * 7330],
+                "gamma": 0.1
+            },
+            "optimizer": { "momentum": 0.9, "weight_decay": 1e-4 },
+            "clip_norm": 35,
+            "evaluate_every": 7330,
+            "checkpoint_every": 7330
+        },
+        "max_detections": [1, 10, 100]
+    })
+}
+
+fn released_mask_head() -> serde_json::Value {
+    serde_json::json!({
+        "pool": { "side": 14, "sampling_ratio": 2, "aligned": false, "rule": "released" },
+        "num_convs": 4,
+        "channels": 256,
+        "conventions": { "target": "whole_pixels" }
+    })
+}
+
+#[test]
+fn conventions_are_set_by_one_key() {
+    let refused = |assignment: &str| plan("mask_rcnn_r50_gn.toml", &[assignment]).unwrap_err().to_string();
+    let message = refused("model.box_head.conventions.clamp=both");
+    assert!(message.starts_with("model.box_head.conventions is given, but a recipe sets all"), "{message}");
+    let torchvision = plan("mask_rcnn_r50_gn.toml", &["conventions=torchvision"]).unwrap();
+    let found = serde_json::to_value(&torchvision).unwrap();
+    assert_eq!(found["transform"]["conventions"]["resize"], "torchvision");
+    assert_eq!(found["model"]["rpn"]["conventions"]["anchors"], "corners_by_quotient");
+    assert_eq!(found["model"]["mask_head"]["conventions"]["target"], "interpolated");
+    assert_eq!(serde_json::from_value::<Plan>(found).unwrap(), torchvision);
+}
+
+#[test]
+fn the_rate_follows_the_batch_size_when_asked() {
+    let rate =
+        |assignments: &[&str]| plan("mask_rcnn_r50_gn.toml", assignments).unwrap().train.schedule.base_learning_rate;
+    assert_eq!(rate(&["train.batch_size=8"]), 0.01);
+    assert_eq!(
+        plan("nuclei_mask_rcnn_r18_gn.toml", &["train.batch_size=8"]).unwrap().train.schedule.base_learning_rate,
+        0.02
+    );
 }
