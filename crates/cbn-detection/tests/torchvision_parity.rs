@@ -15,7 +15,7 @@ use cbn::ops::Roi;
 use cbn_detection::model::roi::pool_rois;
 use cbn_detection::model::weights::{StateDict, load_detector};
 use cbn_detection::model::{BoxBranchConfig, Detector, DetectorConfig, MaskBranchConfig, ProposalConfig, ResNetDepth};
-use cbn_detection::structures::{BBox, ImageBatch, ImageSize, Pyramid, Targets};
+use cbn_detection::structures::{BBox, ImageBatch, ImageSize, InstanceMask, MaskTarget, Pyramid, Targets};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
@@ -205,22 +205,41 @@ fn detections_agree() {
     }
 }
 
-/// Without masks: torchvision's mask targets are not rounded to 0 or 1, detectron2's and ours are.
+/// The pixels whose centres lie in the ellipse that touches the box.
+fn ellipse(object: &BBox, size: ImageSize) -> InstanceMask {
+    let mut pixels = Vec::new();
+    for row in 0..size.height {
+        pixels.extend((0..size.width).map(|column| {
+            let across = (2.0 * (column as f32 + 0.5) - object.x1 - object.x2) / object.width();
+            let down = (2.0 * (row as f32 + 0.5) - object.y1 - object.y2) / object.height();
+            u8::from(across * across + down * down <= 1.0)
+        }));
+    }
+    InstanceMask::from_full(size, &pixels)
+}
+
+/// All candidates are sampled, so that nothing is left to chance.
 #[test]
 fn losses_and_gradients_agree() {
     let expected = Expected::read();
     let device = Device::flex().autodiff();
-    let config = DetectorConfig { mask_head: None, ..config() };
-    let weights = expected.weights().into_iter().filter(|(name, _)| !name.contains("mask"));
-    let detector = load_detector(Detector::init(&config, &device), &StateDict::new(weights)).unwrap();
+    let mut config = config();
+    let mask_head = config.mask_head.as_mut().unwrap();
+    mask_head.conventions.target = MaskTarget::Interpolated;
+    let detector = load_detector(Detector::init(&config, &device), &StateDict::new(expected.weights())).unwrap();
     let objects = vec![BBox::new(10.0, 12.0, 70.0, 90.0), BBox::new(80.0, 30.0, 170.0, 110.0)];
-    let targets = [Targets { boxes: objects, labels: vec![1, 3], masks: None }, Targets::default()];
+    let masks = objects.iter().map(|object| ellipse(object, SIZES[0])).collect();
+    let targets = [
+        Targets { boxes: objects, labels: vec![1, 3], masks: Some(masks) },
+        Targets { masks: Some(Vec::new()), ..Targets::default() },
+    ];
     let losses = detector.forward_train(&images(&device), &targets, &mut ChaCha8Rng::seed_from_u64(0));
     for (name, loss) in [
         ("loss_objectness", &losses.rpn_objectness),
         ("loss_rpn_box_reg", &losses.rpn_box),
         ("loss_classifier", &losses.roi_class),
         ("loss_box_reg", &losses.roi_box),
+        ("loss_mask", losses.roi_mask.as_ref().unwrap()),
     ] {
         expected.assert_close(&format!("loss.{name}"), &host(loss.clone()));
     }
@@ -245,6 +264,8 @@ fn losses_and_gradients_agree() {
     assert_gradient!("rpn.head.bbox_pred.weight", rpn.head.deltas.weight);
     assert_gradient!("roi_heads.box_predictor.cls_score.bias", roi.boxes.head.class_logits.bias.as_ref().unwrap());
     assert_gradient!("roi_heads.box_predictor.bbox_pred.bias", roi.boxes.head.deltas.bias.as_ref().unwrap());
+    let mask_logits = &roi.mask.as_ref().unwrap().head.logits;
+    assert_gradient!("roi_heads.mask_predictor.mask_fcn_logits.weight", mask_logits.weight);
 }
 
 #[test]
