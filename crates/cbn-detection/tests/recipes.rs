@@ -5,8 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use cbn::norm::cbn::{HistoryGradient, HistoryStorage, WindowSpan};
-use cbn::{BatchNormConfig, CbnConfig, GroupNormConfig, NormConfig};
+use cbn::{BatchNormConfig, CbnConfig, FrozenNormConfig, GroupNormConfig, NormConfig};
+use cbn_detection::data::{MaskPaste, ResizeRule, TransformConfig, TransformConventions};
+use cbn_detection::model::{AnchorLayout, BoxHeadKind, DetectorConfig, MaskBranchConfig, MaskConventions};
+use cbn_detection::ops::BestCandidates;
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, RecipeError, resolve};
+use cbn_detection::structures::{BoxConvention, MaskTarget};
 
 /// COCO train2017 as the released code counts it, 16 images an iteration.
 const COCO: DataFacts = DataFacts { num_classes: 80, iterations_per_epoch: 7330 };
@@ -43,15 +47,16 @@ learning_rate = 0.02
 #[test]
 fn every_recipe_here_resolves_and_its_plan_survives_json() {
     let mut num_recipes = 0;
-    for entry in std::fs::read_dir(recipe_dir()).unwrap() {
-        let path = entry.unwrap().path();
+    let entries = |dir: PathBuf| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let paths = entries(recipe_dir()).filter(|path| path.is_file()).chain(entries(recipe_dir().join("torchvision")));
+    for path in paths {
         let recipe = Recipe::load(&path, &[]).unwrap();
         let plan = resolve(&recipe, COCO).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let text = serde_json::to_string(&plan).unwrap();
         assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan, "{}", path.display());
         num_recipes += 1;
     }
-    assert_eq!(num_recipes, 15);
+    assert_eq!(num_recipes, 19);
 }
 
 #[test]
@@ -382,4 +387,57 @@ fn the_rate_follows_the_batch_size_when_asked() {
         plan("nuclei_mask_rcnn_r18_gn.toml", &["train.batch_size=8"]).unwrap().train.schedule.base_learning_rate,
         0.02
     );
+}
+
+#[test]
+fn torchvisions_recipes_have_torchvisions_numbers() {
+    for (name, is_v2, has_masks) in [
+        ("faster_rcnn_r50_fpn", false, false),
+        ("mask_rcnn_r50_fpn", false, true),
+        ("faster_rcnn_r50_fpn_v2", true, false),
+        ("mask_rcnn_r50_fpn_v2", true, true),
+    ] {
+        let plan = plan(&format!("torchvision/{name}.toml"), &[]).unwrap();
+        assert_eq!(plan.model, torchvision_model(is_v2, has_masks), "{name}");
+        let conventions = TransformConventions {
+            resize: ResizeRule::Torchvision,
+            boxes: BoxConvention::Continuous,
+            paste: MaskPaste::PaddedWholePixels,
+        };
+        assert_eq!(plan.transform, TransformConfig { conventions, ..TransformConfig::default() });
+        assert_eq!(plan.train.optimizer.weight_decay, if is_v2 { 4e-5 } else { 1e-4 });
+        assert_eq!(plan.train.schedule.base_learning_rate, if is_v2 { 0.1 } else { 0.02 });
+        let drops = if is_v2 { [352, 384] } else { [16, 22] };
+        assert_eq!(plan.train.schedule.drops, drops.map(|epoch| epoch * COCO.iterations_per_epoch));
+    }
+}
+
+/// torchvision 0.26 `fasterrcnn_resnet50_fpn` and the others: the defaults of this library, but for what stands here.
+fn torchvision_model(is_v2: bool, has_masks: bool) -> DetectorConfig {
+    let sync = NormConfig::Sync(BatchNormConfig::default());
+    let norm = if is_v2 { sync } else { NormConfig::Identity };
+    let mut model = DetectorConfig::new(80);
+    model.backbone.frozen_stages = usize::from(!is_v2);
+    model.backbone.norm = if is_v2 {
+        norm.clone()
+    } else {
+        NormConfig::Frozen(FrozenNormConfig { epsilon: 0.0, ..FrozenNormConfig::default() })
+    };
+    model.neck.norm = norm.clone();
+    model.rpn.num_convs = if is_v2 { 2 } else { 1 };
+    model.rpn.conventions.anchors = AnchorLayout::CornersByQuotient;
+    model.rpn.conventions.best = BestCandidates::KeptOrAll;
+    model.rpn.smooth_l1_beta = 0.111_111_1;
+    model.box_head.smooth_l1_beta = 0.111_111_1;
+    model.box_head.head = if is_v2 { BoxHeadKind::FourConvOneFc } else { BoxHeadKind::TwoFc };
+    model.box_head.norm = norm.clone();
+    let conventions = MaskConventions { target: MaskTarget::Interpolated };
+    model.mask_head = has_masks.then(|| MaskBranchConfig { norm, conventions, ..MaskBranchConfig::default() });
+    model
+}
+
+#[test]
+fn frozen_norms_have_an_epsilon() {
+    let message = plan("mask_rcnn_r50_gn.toml", &["norm.backbone={ kind = \"frozen\", epsilon = -1.0 }"]);
+    assert_eq!(message.unwrap_err().to_string(), "norm.backbone: epsilon is -1, it must be 0 or more");
 }

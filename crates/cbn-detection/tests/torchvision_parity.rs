@@ -260,7 +260,7 @@ fn losses_and_gradients_agree() {
     assert_gradient!("backbone.body.layer4.1.conv2.weight", backbone.stages[3][1].convs[1].weight);
     assert_gradient!("backbone.fpn.inner_blocks.0.0.weight", neck.laterals[0].weight);
     assert_gradient!("backbone.fpn.layer_blocks.3.0.bias", neck.outputs[3].bias.as_ref().unwrap());
-    assert_gradient!("rpn.head.conv.0.0.weight", rpn.head.conv.weight);
+    assert_gradient!("rpn.head.conv.0.0.weight", rpn.head.convs[0].weight);
     assert_gradient!("rpn.head.bbox_pred.weight", rpn.head.deltas.weight);
     assert_gradient!("roi_heads.box_predictor.cls_score.bias", roi.boxes.head.class_logits.bias.as_ref().unwrap());
     assert_gradient!("roi_heads.box_predictor.bbox_pred.bias", roi.boxes.head.deltas.bias.as_ref().unwrap());

@@ -59,7 +59,8 @@ fn tiny_detector(norm: &NormConfig, num_classes: usize) -> Detector {
         pool,
         ..BoxBranchConfig::default()
     };
-    let mask = MaskBranchConfig { pool, num_convs: 2, channels: CHANNELS, norm: norm.clone() };
+    let mask =
+        MaskBranchConfig { pool, num_convs: 2, channels: CHANNELS, norm: norm.clone(), ..MaskBranchConfig::default() };
     Detector {
         backbone: tiny_resnet(&device),
         neck: FpnConfig { channels: CHANNELS, norm: norm.clone() }.init(&WIDTHS, &device),

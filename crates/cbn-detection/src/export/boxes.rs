@@ -3,7 +3,7 @@
 use super::graph::{Graph, Value, float, int, ints, text};
 use super::{FLOAT, INT64};
 use crate::model::rpn::AnchorGenerator;
-use crate::model::{BoxBranchConfig, RoiPoolConfig, RpnConfig};
+use crate::model::{AnchorLayout, BoxBranchConfig, RoiPoolConfig, RpnConfig};
 
 /// Image pixels per cell of P2 to P6.
 pub(super) const STRIDES: [usize; 5] = [4, 8, 16, 32, 64];
@@ -82,7 +82,8 @@ fn is_large(graph: &mut Graph, boxes: &str, least: f32) -> Value {
 
 /// The anchors of a level's map, `[N, 4]`.
 fn anchors(graph: &mut Graph, config: &RpnConfig, index: usize, level: &str) -> Value {
-    let cell = AnchorGenerator::new(&config.anchors).on_level(index, [1, 1], STRIDES[index]);
+    let cell =
+        AnchorGenerator::new(&config.anchors, AnchorLayout::Corners).on_level(index, [1, 1], [STRIDES[index]; 2]);
     let edges: Vec<f32> = cell.iter().flat_map(|anchor| anchor.to_array()).collect();
     let mut at = graph.floats(&edges, &[1, 1, cell.len(), 4]);
     let (zero, one) = (graph.int(0), graph.int(1));

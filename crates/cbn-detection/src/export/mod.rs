@@ -20,7 +20,7 @@ use self::boxes::ImageSides;
 use self::graph::{Graph, Value, int};
 use self::network::Network;
 use crate::data::TransformConfig;
-use crate::model::{Detector, DetectorConfig};
+use crate::model::{BoxConventions, Detector, DetectorConfig, RoiRule, RpnConventions};
 
 /// The version of ONNX's operators.
 const OPSET: i64 = 17;
@@ -43,6 +43,12 @@ pub enum OnnxError {
         /// Where.
         part: &'static str,
     },
+    /// Anchors, boxes or regions follow another library's conventions.
+    #[error("{part} follows conventions that the graph does not know: only conventions = \"house\" is exported")]
+    Conventions {
+        /// Which of them.
+        part: &'static str,
+    },
     /// Odd maps would be enlarged in another way than here.
     #[error("data.transform.size_divisor is {found}: only multiples of 32 are exported")]
     SizeDivisor {
@@ -55,7 +61,7 @@ pub enum OnnxError {
 ///
 /// # Errors
 ///
-/// A part has group norm, or images are not padded to a multiple of 32.
+/// A part has group norm, conventions are not the house's, or images are not padded to a multiple of 32.
 pub fn to_onnx(
     detector: &Detector,
     config: &DetectorConfig,
@@ -65,6 +71,7 @@ pub fn to_onnx(
     if !transform.size_divisor.is_multiple_of(32) {
         return Err(OnnxError::SizeDivisor { found: transform.size_divisor });
     }
+    check_conventions(config)?;
     let network = Network::new(detector)?;
     let mut graph = Graph::default();
     inference(&mut graph, &network, config, transform);
@@ -91,6 +98,25 @@ pub fn to_onnx(
         ..Model::default()
     };
     Ok(onnx_rs::encode(&model))
+}
+
+/// What matters in training alone may be of any convention.
+fn check_conventions(config: &DetectorConfig) -> Result<(), OnnxError> {
+    let (rpn, boxes) = (config.rpn.conventions, config.box_head.conventions);
+    let (own_rpn, own_boxes) = (RpnConventions::default(), BoxConventions::default());
+    let rules = [Some(config.box_head.pool.rule), config.mask_head.as_ref().map(|mask| mask.pool.rule)];
+    let parts = [
+        ("model.rpn.conventions.anchors", rpn.anchors == own_rpn.anchors),
+        ("model.rpn.conventions.boxes", rpn.boxes == own_rpn.boxes),
+        ("model.rpn.conventions.clamp", rpn.clamp == own_rpn.clamp),
+        ("model.box_head.conventions.boxes", boxes.boxes == own_boxes.boxes),
+        ("model.box_head.conventions.clamp", boxes.clamp == own_boxes.clamp),
+        ("pool.rule", rules.into_iter().flatten().all(|rule| rule == RoiRule::default())),
+    ];
+    match parts.into_iter().find(|(_, is_own)| !is_own) {
+        Some((part, _)) => Err(OnnxError::Conventions { part }),
+        None => Ok(()),
+    }
 }
 
 fn outputs(mask_side: Option<i64>) -> Vec<ValueInfo<'static>> {

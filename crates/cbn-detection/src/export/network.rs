@@ -121,7 +121,10 @@ impl Network {
     /// Logits `[N]` and deltas `[N, 4]` of a level's anchors: rows, then columns, then the anchors of a position.
     pub fn rpn(&self, graph: &mut Graph, level: &str) -> [Value; 2] {
         let head = &self.detector.rpn.head;
-        let hidden = self.conv_relu(graph, level, "rpn.head.conv.0.0", &head.conv.geometry);
+        let mut hidden = level.to_owned();
+        for (index, conv) in head.convs.iter().enumerate() {
+            hidden = self.conv_relu(graph, &hidden, &format!("rpn.head.conv.{index}.0"), &conv.geometry);
+        }
         [("rpn.head.cls_logits", &head.objectness, &[-1][..]), ("rpn.head.bbox_pred", &head.deltas, &[-1, 4])].map(
             |(layer, conv, shape)| {
                 let y = self.conv(graph, &hidden, layer, &conv.geometry);

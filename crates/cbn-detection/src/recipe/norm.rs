@@ -30,7 +30,10 @@ pub enum NormSpec {
     /// No norm: the convolutions have a bias.
     None,
     /// Batch norm with fixed statistics, whose scale and shift train.
-    Frozen,
+    Frozen {
+        /// Added to the variance.
+        epsilon: f64,
+    },
     /// Batch norm.
     Bn,
     /// Batch norm over all processes.
@@ -107,7 +110,7 @@ impl NormSpec {
     pub(super) fn to_config(self, iterations_per_epoch: usize) -> NormConfig {
         match self {
             Self::None => NormConfig::Identity,
-            Self::Frozen => NormConfig::Frozen(FrozenNormConfig::default()),
+            Self::Frozen { epsilon } => NormConfig::Frozen(FrozenNormConfig { epsilon, ..FrozenNormConfig::default() }),
             Self::Bn => NormConfig::Batch(BatchNormConfig::default()),
             Self::SyncBn => NormConfig::Sync(BatchNormConfig::default()),
             Self::Gn { groups } => NormConfig::Group(GroupNormConfig::new(groups)),
@@ -120,6 +123,9 @@ impl NormSpec {
         match self {
             Self::Gn { groups } if groups == 0 || !channels.is_multiple_of(groups) => {
                 Some(format!("{groups} groups do not divide {channels} channels"))
+            }
+            Self::Frozen { epsilon } if !(epsilon.is_finite() && epsilon >= 0.0) => {
+                Some(format!("epsilon is {epsilon}, it must be 0 or more"))
             }
             Self::Cbn(CbnSpec { window: 0, .. }) => {
                 Some("a window counts the current iteration, so it is at least 1".to_owned())
@@ -135,15 +141,24 @@ impl NormSpec {
     }
 }
 
+fn usual_epsilon() -> f64 {
+    FrozenNormConfig::default().epsilon
+}
+
 /// The same, as serde derives it: tables only.
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 enum NormTable {
     None {},
-    Frozen {},
+    Frozen {
+        #[serde(default = "usual_epsilon")]
+        epsilon: f64,
+    },
     Bn {},
     SyncBn {},
-    Gn { groups: usize },
+    Gn {
+        groups: usize,
+    },
     Cbn(CbnSpec),
 }
 
@@ -151,7 +166,7 @@ impl From<NormTable> for NormSpec {
     fn from(table: NormTable) -> Self {
         match table {
             NormTable::None {} => Self::None,
-            NormTable::Frozen {} => Self::Frozen,
+            NormTable::Frozen { epsilon } => Self::Frozen { epsilon },
             NormTable::Bn {} => Self::Bn,
             NormTable::SyncBn {} => Self::SyncBn,
             NormTable::Gn { groups } => Self::Gn { groups },

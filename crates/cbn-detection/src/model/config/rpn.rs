@@ -10,6 +10,8 @@ use super::error::{ConfigError, above_zero, positive, unit};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RpnConfig {
+    /// 3x3 convolutions, each with ReLU, before the predictors. Default: 1; torchvision's `_v2` models have 2.
+    pub num_convs: usize,
     /// Anchor shapes.
     pub anchors: AnchorConfig,
     /// An anchor with at least this IoU to a ground-truth box is positive. Default: 0.7.
@@ -35,6 +37,7 @@ pub struct RpnConfig {
 impl Default for RpnConfig {
     fn default() -> Self {
         Self {
+            num_convs: 1,
             anchors: AnchorConfig::default(),
             positive_iou: 0.7,
             negative_iou: 0.3,
@@ -51,6 +54,7 @@ impl Default for RpnConfig {
 
 impl RpnConfig {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        positive("rpn.num_convs", self.num_convs)?;
         self.anchors.validate()?;
         unit("rpn.positive_iou", self.positive_iou)?;
         unit("rpn.negative_iou", self.negative_iou)?;

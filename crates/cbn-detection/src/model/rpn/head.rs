@@ -5,15 +5,15 @@ use burn::{
 use cbn::{Conv, ConvConfig, FeatureMap};
 
 use crate::{
-    model::{host, init},
+    model::{config::RpnConfig, host, init},
     structures::Pyramid,
 };
 
-/// 3x3 convolution and ReLU, then two 1x1 convolutions, the same on every level. There is no norm by design.
+/// 3x3 convolutions with ReLU, then two 1x1 convolutions side by side, the same on every level. There is no norm by design.
 #[derive(Module, Debug)]
 pub struct RpnHead {
-    /// 3x3, as many channels out as in.
-    pub conv: Conv,
+    /// 3x3, as many channels out as in; one but for torchvision's `_v2` models.
+    pub convs: Vec<Conv>,
     /// One logit per anchor.
     pub objectness: Conv,
     /// Four deltas per anchor, those of an anchor side by side.
@@ -41,14 +41,19 @@ impl RpnPredictions {
 }
 
 impl RpnHead {
-    pub(super) fn init(channels: usize, num_anchors: usize, device: &Device) -> Self {
+    pub(super) fn init(channels: usize, config: &RpnConfig, device: &Device) -> Self {
+        let num_anchors = config.anchors.num_per_position();
         let conv = |out_channels: usize, side: usize| {
             ConvConfig::new([channels, out_channels], [side, side])
                 .with_padding([side / 2, side / 2])
                 .with_initializer(init::normal(0.01))
                 .init(device)
         };
-        Self { conv: conv(channels, 3), objectness: conv(num_anchors, 1), deltas: conv(num_anchors * 4, 1) }
+        Self {
+            convs: (0..config.num_convs).map(|_| conv(channels, 3)).collect(),
+            objectness: conv(num_anchors, 1),
+            deltas: conv(num_anchors * 4, 1),
+        }
     }
 
     /// Predictions for all levels.
@@ -66,7 +71,7 @@ impl RpnHead {
     }
 
     fn forward_level(&self, level: &FeatureMap) -> (FeatureMap, FeatureMap) {
-        let x = self.conv.forward_relu(level);
+        let x = self.convs.iter().fold(level.clone(), |x, conv| conv.forward_relu(&x));
         (self.objectness.forward(&x), self.deltas.forward(&x))
     }
 }

@@ -42,7 +42,7 @@ impl RpnConfig {
     /// A network over levels of `channels` channels, with random weights.
     pub fn init(&self, channels: usize, device: &Device) -> Rpn {
         Rpn {
-            head: RpnHead::init(channels, self.anchors.num_per_position(), device),
+            head: RpnHead::init(channels, self, device),
             anchors: AnchorGenerator::new(&self.anchors, self.conventions.anchors),
             config: self.clone(),
         }

@@ -200,6 +200,8 @@ mod tests {
             names("roi.mask.head.convs.1.weight"),
             ["roi_heads.mask_head.1.0.weight", "roi_heads.mask_head.1.weight", "roi_heads.mask_head.mask_fcn2.weight"]
         );
+        assert_eq!(names("rpn.head.convs.0.bias"), ["rpn.head.conv.0.0.bias", "rpn.head.conv.bias"]);
+        assert_eq!(names("rpn.head.convs.1.bias"), ["rpn.head.conv.1.0.bias"]);
         assert!(names("neck.outputs.0.norm.CrossIteration.history.mean").is_empty());
     }
 

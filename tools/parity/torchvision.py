@@ -1,0 +1,267 @@
+"""The four torchvision detectors against `cbn test` with the same weights on real images, from file to file.
+
+    python tools/parity/torchvision.py CBN DATA [--images 6] [--seeds 0 1] [--models mask_rcnn_r50_fpn ...]
+
+CBN is the built program, DATA a folder in COCO's format (val.json, images/). Torch 2.11, torchvision 0.26, pycocotools 2.0.
+
+Weights are random, of torchvision's 91 classes, and scaled so that scores spread and as much is found as by a trained model. Both sides read the image files themselves.
+AP is computed by pycocotools on both outputs, against annotations that are made of a third of torchvision's detections, moved a little: against COCO's own,
+random weights have an AP of 0 on either side. Exit code 1 if a limit below is not met.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# This file's folder has a module of torchvision's name: this one.
+sys.path.pop(0)
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+from torchvision.models import detection
+from torchvision.ops import FrozenBatchNorm2d
+
+MAX_BOX_DIFFERENCE_PX, MAX_SCORE_DIFFERENCE, MIN_MASK_IOU, MAX_AP_DIFFERENCE = 0.05, 1e-4, 0.999, 1e-3
+# Near-ties at the limit of 100 detections or of NMS may fall either way.
+MIN_MATCHED = 0.995
+RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "torchvision"
+MODELS = {
+    "faster_rcnn_r50_fpn": detection.fasterrcnn_resnet50_fpn,
+    "mask_rcnn_r50_fpn": detection.maskrcnn_resnet50_fpn,
+    "faster_rcnn_r50_fpn_v2": detection.fasterrcnn_resnet50_fpn_v2,
+    "mask_rcnn_r50_fpn_v2": detection.maskrcnn_resnet50_fpn_v2,
+}
+
+
+def read(path):
+    pixels = np.array(Image.open(path).convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def spread_outputs(layer, deviation):
+    """Centres a layer's channels and gives them this standard deviation, at the layer's next call."""
+
+    def hook(module, inputs, output):
+        handle.remove()
+        others = [axis for axis in range(output.dim()) if axis != 1]
+        mean = output.mean(others)
+        factor = deviation / output.std()
+        module.weight.data *= factor
+        module.bias.data = (module.bias.data - mean) * factor
+        return module(*inputs)
+
+    handle = layer.register_forward_hook(hook)
+
+
+def random_model(name, seed, image):
+    torch.manual_seed(seed)
+    model = MODELS[name](weights=None, weights_backbone=None, num_classes=91).eval()
+    for key, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Sixteen residual branches add up; at their full weight the activations would grow with each.
+            nn.init.uniform_(module.weight, *((0.2, 0.6) if key.endswith("bn3") else (0.6, 1.4)))
+            nn.init.normal_(module.bias, std=0.1)
+            # The image's own statistics become the running ones.
+            module.momentum = 1.0
+            module.train()
+    predictor = model.roi_heads.box_predictor
+    for layer, deviation in [
+        (model.rpn.head.cls_logits, 2.0),
+        (model.rpn.head.bbox_pred, 0.3),
+        (predictor.cls_score, 2.0),
+        (predictor.bbox_pred, 1.0),
+    ]:
+        spread_outputs(layer, deviation)
+    if "mask" in name:
+        spread_outputs(model.roi_heads.mask_predictor.mask_fcn_logits, 2.0)
+    with torch.no_grad():
+        model([image])
+    if not name.endswith("_v2"):
+        freeze_norms(model)
+    return model.eval()
+
+
+def freeze_norms(model):
+    """The backbone as torchvision makes it for the COCO_V1 weights of these models, with an eps of 0."""
+    for key, norm in list(model.named_modules()):
+        if isinstance(norm, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(norm.num_features, eps=0.0)
+            frozen.load_state_dict(norm.state_dict())
+            parent, _, child = key.rpartition(".")
+            setattr(model.get_submodule(parent), child, frozen)
+
+
+def encode(mask):
+    encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+def detections_of(model, dataset, data):
+    ids = {category["id"] for category in dataset["categories"]}
+    found = []
+    for image in dataset["images"]:
+        with torch.inference_mode():
+            (result,) = model([read(data / "images" / image["file_name"])])
+        masks = result["masks"][:, 0].numpy() >= 0.5 if "masks" in result else None
+        for index, (x1, y1, x2, y2) in enumerate(result["boxes"].double().tolist()):
+            label = int(result["labels"][index])
+            # Ten of torchvision's labels are no category of COCO.
+            if label in ids:
+                detection = {"image_id": image["id"], "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+                detection["score"] = float(result["scores"][index])
+                if masks is not None:
+                    detection["segmentation"] = encode(masks[index])
+                found.append(detection)
+    return found
+
+
+class Comparison:
+    """Partners of both sides' detections; each has one at most."""
+
+    def __init__(self, ours, theirs):
+        self.boxes, self.scores, self.mask_ious, self.matched = [0.0], [0.0], [], 0
+        self.total = max(len(ours), len(theirs))
+        left = {}
+        for found in theirs:
+            left.setdefault((found["image_id"], found["category_id"]), []).append(found)
+        for found in ours:
+            candidates = left.get((found["image_id"], found["category_id"]), [])
+            partner = min(candidates, key=lambda other: self.distance(found, other), default=None)
+            if partner is not None and self.distance(found, partner) <= 1:
+                candidates.remove(partner)
+                self.add(found, partner)
+
+    @staticmethod
+    def differences(a, b):
+        (ax, ay, aw, ah), (bx, by, bw, bh) = a["bbox"], b["bbox"]
+        edges = (ax - bx, ay - by, ax + aw - bx - bw, ay + ah - by - bh)
+        return max(map(abs, edges)), abs(a["score"] - b["score"])
+
+    def distance(self, a, b):
+        box, score = self.differences(a, b)
+        return max(box / MAX_BOX_DIFFERENCE_PX, score / MAX_SCORE_DIFFERENCE)
+
+    def add(self, ours, theirs):
+        box, score = self.differences(ours, theirs)
+        self.boxes.append(box)
+        self.scores.append(score)
+        self.matched += 1
+        if "segmentation" in theirs:
+            iou = rle.iou([ours["segmentation"]], [theirs["segmentation"]], [0])[0, 0]
+            is_same = ours["segmentation"]["counts"] == theirs["segmentation"]["counts"]
+            self.mask_ious.append(1.0 if is_same else float(iou))
+
+    def is_good(self):
+        enough = self.matched >= MIN_MATCHED * self.total and self.total > 0
+        return enough and min(self.mask_ious, default=1.0) >= MIN_MASK_IOU
+
+    def __str__(self):
+        text = f"{self.matched} of {self.total} matched, boxes {max(self.boxes):.1e} px, scores {max(self.scores):.1e}"
+        if self.mask_ious:
+            same = sum(iou == 1.0 for iou in self.mask_ious)
+            text += f", masks {same} of {len(self.mask_ious)} identical, lowest IoU {min(self.mask_ious):.5f}"
+        return text
+
+
+def annotations_of(found, dataset):
+    """A third of the detections, moved a little."""
+    draw = random.Random(0)
+    annotations = []
+    for detection in found[::3]:
+        x, y, width, height = detection["bbox"]
+        dx, dy = (round(draw.gauss(0, 0.08) * side) for side in (width, height))
+        annotation = {"id": len(annotations) + 1, "iscrowd": 0, "area": width * height, "bbox": [x + dx, y + dy, width, height]}
+        annotation |= {key: detection[key] for key in ("image_id", "category_id")}
+        if "segmentation" in detection:
+            annotation["segmentation"] = encode(np.roll(rle.decode(detection["segmentation"]), (dy, dx), (0, 1)))
+        annotations.append(annotation)
+    return {**dataset, "annotations": annotations}
+
+
+def average_precision(annotations, found, kind):
+    truth = COCO()
+    # Results are told apart from boxes by their keys.
+    found = [{key: value for key, value in detection.items() if kind == "bbox" or key != "bbox"} for detection in found]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.dataset = annotations
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(found), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[0]
+
+
+def run(command):
+    """Its bars and scores are of no interest as long as it succeeds."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+
+
+def compare(program, name, seed, dataset, folder, options):
+    model = random_model(name, seed, read(folder / "images" / dataset["images"][0]["file_name"]))
+    weights, output = folder / f"{name}_{seed}.pth", folder / "found.json"
+    torch.save(model.state_dict(), weights)
+    command = [program, "test", RECIPES / f"{name}.toml", weights, "--data", folder, "--out", output, "--json", *options]
+    run(command)
+    weights.unlink()
+    ours, theirs = json.loads(output.read_text()), detections_of(model, dataset, folder)
+    is_good = True
+    for image in dataset["images"]:
+        of_image = [[found for found in side if found["image_id"] == image["id"]] for side in (ours, theirs)]
+        comparison = Comparison(*of_image)
+        if not comparison.is_good():
+            is_good = False
+            print(f"  image {image['id']}: {comparison}")
+    print(f"{name} seed {seed}, {len(dataset['images'])} images: {Comparison(ours, theirs)}")
+    annotations = annotations_of(theirs, dataset)
+    for kind in ["bbox", "segm"] if "mask" in name else ["bbox"]:
+        ap = [average_precision(annotations, found, kind) for found in (ours, theirs)]
+        is_good &= abs(ap[0] - ap[1]) <= MAX_AP_DIFFERENCE
+        print(f"  {kind} AP {ap[0]:.4f} and {ap[1]:.4f}", flush=True)
+    return is_good
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--first", type=int, default=0, help="skips so many images")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--set", nargs="+", default=[], help="settings of the recipe to change")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    options = [option for setting in args.set for option in ("--set", setting)]
+    dataset = json.loads((args.data / "val.json").read_text())
+    images = dataset["images"][args.first :][: args.images]
+    ids = {image["id"] for image in images}
+    annotations = [annotation for annotation in dataset["annotations"] if annotation["image_id"] in ids]
+    dataset |= {"images": images, "annotations": annotations}
+    is_good = True
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        (folder / "val.json").write_text(json.dumps(dataset))
+        os.symlink((args.data / "images").absolute(), folder / "images")
+        for name in args.models:
+            for seed in args.seeds:
+                is_good &= compare(args.program, name, seed, dataset, folder, options)
+    sys.exit(not is_good)
+
+
+if __name__ == "__main__":
+    main()
