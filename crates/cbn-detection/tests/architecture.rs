@@ -112,7 +112,7 @@ fn recipes_take_configs_and_errors_from_the_other_rooms() {
     // One file has more: it knows every convention, and nothing else.
     let files = rust_files(&source_dir().join("recipe"));
     for path in files.iter().filter(|path| !path.ends_with("conventions.rs")) {
-        for line in production_code(&path).lines() {
+        for line in production_code(path).lines() {
             let Some((_, import)) = line.split_once("use crate::") else { continue };
             let (_, names) = import.split_once("::").unwrap();
             for name in names.trim_end_matches(';').trim_matches(['{', '}']).split(", ") {
