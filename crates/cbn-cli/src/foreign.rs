@@ -13,8 +13,9 @@ use cbn_detection::train::{Checkpoint, CheckpointError};
 
 use crate::model_file::TrainedModel;
 
-/// Whether a file is one of our checkpoints, which say themselves what they are of.
+/// Whether a file is one of our checkpoints, which say themselves what they are of. A file that is not there is an error.
 pub fn is_checkpoint(path: &Path) -> Result<bool> {
+    std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     if path.extension().is_none_or(|extension| extension != "safetensors") {
         return Ok(!path
             .extension()

@@ -147,8 +147,13 @@ fn weights_go_out_to_torchvision_and_come_back_to_be_tested_and_fine_tuned() {
 #[test]
 fn weights_that_say_nothing_of_themselves_need_a_recipe() {
     let dir = tempfile::tempdir().unwrap();
-    let message = fails(&["convert", "/no/such/model.pth", &text(&dir.path().join("out.safetensors"))]);
-    assert!(message.contains("/no/such/model.pth does not say what it is of: give --recipe"), "{message}");
+    let (input, output) = (dir.path().join("model.pth"), text(&dir.path().join("out.safetensors")));
+    std::fs::write(&input, "weights").unwrap();
+    let message = fails(&["convert", &text(&input), &output]);
+    assert!(message.contains("model.pth does not say what it is of: give --recipe"), "{message}");
+    // A wrong path is told first, and not as a lack of options.
+    let message = fails(&["convert", "/no/such/model.pth", &output]);
+    assert!(message.contains("cannot read /no/such/model.pth"), "{message}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::model_file::TrainedModel;
 
 pub fn run(args: &ConvertArgs) -> Result<()> {
     let device = Device::flex();
-    let model = if args.recipe.is_none() && foreign::is_checkpoint(&args.input)? {
+    let model = if foreign::is_checkpoint(&args.input)? && args.recipe.is_none() {
         TrainedModel::load(&args.input, &device)?
     } else {
         load_foreign(args, &device)?
