@@ -8,10 +8,10 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use cbn_detection::data::synthetic::{SyntheticConfig, generate};
 use cbn_detection::data::{DataPaths, Dataset, Split, TestLoader, TrainLoader};
-use cbn_detection::eval::{EvalConfig, Evaluator, IouType};
+use cbn_detection::eval::{EvalConfig, Evaluator, GroundTruth, IouType, evaluate, read_results};
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve, train_loader};
 use cbn_detection::structures::ImageSize;
-use cbn_detection::train::{NamedTensors, TrainError, Trainer, WorkDir, collect, initial_detector};
+use cbn_detection::train::{NamedTensors, RunInfo, TrainError, Trainer, WorkDir, collect, initial_detector};
 
 /// A Mask R-CNN as small as it gets, with CBN whose burn-in ends within the first of its two epochs, so that histories
 /// are full when the run is interrupted.
@@ -166,6 +166,28 @@ fn the_log_has_every_iteration_and_the_evaluation() {
     assert!(first["losses"]["rpn_objectness"].as_f64().unwrap() > 0.0);
     assert!(first["elapsed_s"].as_f64().unwrap() >= first["data_s"].as_f64().unwrap());
     assert!(lines[4]["metrics"]["segm"].get("AP50").is_some());
+}
+
+#[test]
+fn the_work_directory_tells_what_was_run_and_what_it_found() {
+    let data = Data::new();
+    let dir = tempfile::tempdir().unwrap();
+    let set = ["train.length={ iterations = 2 }"];
+    let (plan, trainer) = data.trainer(&set, WorkDir::create(dir.path()).unwrap());
+    train(&plan, &trainer).unwrap();
+    let text = std::fs::read_to_string(trainer.work_dir.run_info_path()).unwrap();
+    let info: RunInfo = serde_json::from_str(&text).unwrap();
+    assert_eq!(info.plan, serde_json::to_value(&plan).unwrap());
+    assert_eq!((info.num_train_images, info.num_val_images, info.categories.len()), (6, 2, 3));
+    assert!(info.val_annotations.is_absolute() && info.val_annotations.is_file() && info.val_images.is_dir());
+    assert!(info.machine.num_threads > 0);
+    // The detections are those that the log's last numbers were computed from.
+    let found = read_results(&trainer.work_dir.detections_path()).unwrap();
+    let truth = GroundTruth::load(&info.val_annotations).unwrap();
+    let summary = evaluate(&truth, &found, IouType::Bbox, &EvalConfig::default()).unwrap();
+    let logged = log_lines(dir.path()).pop().unwrap();
+    assert_eq!(logged["metrics"]["bbox"]["AR100"].as_f64(), summary.ar[2]);
+    assert!(!dir.path().join("detections.unfinished").exists() && !dir.path().join("run.unfinished").exists());
 }
 
 #[test]

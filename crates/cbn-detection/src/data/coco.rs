@@ -129,6 +129,11 @@ impl Dataset {
         &self.annotations_path
     }
 
+    /// The folder that images' file names are relative to.
+    pub fn images_dir(&self) -> &Path {
+        &self.images_dir
+    }
+
     /// The image's file.
     pub fn image_path(&self, image: &ImageRecord) -> PathBuf {
         self.images_dir.join(&image.file_name)

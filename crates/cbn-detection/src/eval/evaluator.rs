@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use burn::tensor::Device;
 
 use super::{CocoDetection, EvalConfig, EvalError, GroundTruth, IouType, Summary, collect, evaluate};
-use crate::data::TestLoader;
+use crate::data::{Dataset, TestLoader};
 use crate::model::Detector;
 
 /// Runs a detector over a data set and scores what it finds.
@@ -35,6 +35,11 @@ impl Evaluator {
     pub fn with_category_ids(mut self, category_ids: Vec<u64>) -> Self {
         self.category_ids = category_ids;
         self
+    }
+
+    /// What detections are scored on.
+    pub fn dataset(&self) -> &Dataset {
+        self.loader.dataset()
     }
 
     /// Images that a run goes through.

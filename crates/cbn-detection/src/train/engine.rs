@@ -9,13 +9,14 @@ use burn::tensor::Device;
 use serde_json::Value;
 
 use super::log::peak_memory_mib;
+use super::run_info::write_whole;
 use super::step::{StepReport, train_step};
 use super::{
-    Checkpoint, CheckpointError, CheckpointInfo, EvaluationRecord, IterationRecord, Log, Record, Sgd, TrainConfig,
-    TrainError, WorkDir, collect,
+    Checkpoint, CheckpointError, CheckpointInfo, EvaluationRecord, IterationRecord, Log, Record, RunInfo, Sgd,
+    TrainConfig, TrainError, WorkDir, collect,
 };
 use crate::data::{Category, TrainLoader};
-use crate::eval::{Evaluator, Summary};
+use crate::eval::{Evaluator, Summary, write_results};
 use crate::model::{Detector, DetectorConfig};
 use crate::structures::TrainBatch;
 
@@ -85,6 +86,7 @@ impl Trainer {
             return Err(TrainError::EpochLength { planned: self.config.iterations_per_epoch, found });
         }
         let mut run = self.start(detector)?;
+        self.run_info().save(&self.work_dir.run_info_path())?;
         let start = Record::Start {
             iteration: run.iteration,
             num_iterations: self.config.num_iterations,
@@ -100,6 +102,11 @@ impl Trainer {
             run = self.train_epoch(run, on_event)?;
         }
         Ok(run.detector)
+    }
+
+    fn run_info(&self) -> RunInfo {
+        let device = format!("{:?}", self.device);
+        RunInfo::new(device, self.loader.num_images(), self.evaluator.dataset(), self.plan.clone())
     }
 
     fn start(&self, detector: Detector) -> Result<Run, TrainError> {
@@ -176,9 +183,11 @@ impl Trainer {
     fn evaluate(&self, run: &mut Run, on_event: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
         let began = Instant::now();
         let num_images = self.evaluator.num_images();
-        let (_, summaries) = self.evaluator.run(&run.detector.valid(), &self.device, &mut |num_done| {
+        let (detections, summaries) = self.evaluator.run(&run.detector.valid(), &self.device, &mut |num_done| {
             on_event(Event::Evaluating { num_done, num_images });
         })?;
+        let path = self.work_dir.detections_path();
+        write_whole(&path, |unfinished| write_results(unfinished, &detections))?;
         let record = EvaluationRecord {
             iteration: run.iteration,
             epoch: run.iteration / self.config.iterations_per_epoch,

@@ -22,6 +22,14 @@ pub enum TrainError {
     /// The log could not be written.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A file of the work directory could not be written.
+    #[error("cannot write {}", path.display())]
+    WriteFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The run diverged.
     #[error(
         "iteration {iteration}: {loss} is {value}: training has diverged; lower train.learning_rate or set train.clip_norm"

@@ -62,6 +62,16 @@ impl WorkDir {
         self.path.join("log.jsonl")
     }
 
+    /// What the run was made of, see [`super::RunInfo`].
+    pub fn run_info_path(&self) -> PathBuf {
+        self.path.join("run.json")
+    }
+
+    /// What the last evaluation found, as COCO results.
+    pub fn detections_path(&self) -> PathBuf {
+        self.path.join("detections.json")
+    }
+
     pub(super) fn open_log(&self) -> Result<Log, TrainError> {
         Ok(Log::open(&self.log_path())?)
     }
