@@ -89,6 +89,10 @@ impl GroundTruth {
         }
         Ok(Self { coco: Arc::new(coco) })
     }
+
+    pub(super) fn image_ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.coco.dataset.images.iter().map(|image| image.id)
+    }
 }
 
 /// Average precision of one class.
@@ -182,6 +186,16 @@ pub fn evaluate(
     iou_type: IouType,
     config: &EvalConfig,
 ) -> Result<Summary, EvalError> {
+    Ok(summarize(&mut engine(ground_truth, detections, iou_type, config)?, iou_type, config))
+}
+
+/// The engine, with every detection matched.
+pub(super) fn engine(
+    ground_truth: &GroundTruth,
+    detections: &[CocoDetection],
+    iou_type: IouType,
+    config: &EvalConfig,
+) -> Result<COCOeval, EvalError> {
     config.validate()?;
     let coco = &ground_truth.coco;
     let annotations = detections
@@ -197,10 +211,15 @@ pub fn evaluate(
     let mut engine = COCOeval::new(Arc::clone(coco), results, kind);
     engine.params.max_dets = config.max_detections.to_vec();
     engine.evaluate()?;
+    Ok(engine)
+}
+
+/// The numbers of an engine that has matched.
+pub(super) fn summarize(engine: &mut COCOeval, iou_type: IouType, config: &EvalConfig) -> Summary {
     engine.accumulate();
     // Unlike `summarize`, this computes the numbers without printing them.
     engine.summarize_lines();
-    Ok(summary(&engine, iou_type, config.max_detections))
+    summary(engine, iou_type, config.max_detections)
 }
 
 fn to_annotation(
@@ -253,7 +272,7 @@ fn summary(engine: &COCOeval, iou_type: IouType, max_detections: [usize; 3]) -> 
 }
 
 /// pycocotools and hotcoco write "nothing to measure" as -1.
-fn defined(value: f64) -> Option<f64> {
+pub(super) fn defined(value: f64) -> Option<f64> {
     (value >= 0.0).then_some(value)
 }
 
