@@ -5,13 +5,18 @@ use std::path::PathBuf;
 use cbn_detection::data::DataPaths;
 use cbn_detection::eval::IouType;
 use cbn_detection::model::weights::{BackboneStyle, WeightLayout};
+use cbn_detection::recipe::Length;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceKind;
 
 /// Train, test and evaluate Faster and Mask R-CNN with Cross-Iteration Batch Normalization on COCO-format data.
 #[derive(Debug, Parser)]
-#[command(name = "cbn", version, after_help = "Exit codes: 0 done, 1 failed or found wrong, 2 wrong usage.")]
+#[command(
+    name = "cbn",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed or found wrong, 2 wrong usage; 130 and 143: training was stopped by SIGINT or SIGTERM, and saved."
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -62,11 +67,28 @@ pub struct TrainArgs {
     /// Directory for checkpoints and log [default: work_dirs/RECIPE]
     #[arg(long)]
     pub work_dir: Option<PathBuf>,
-    /// Go on from the work directory's last checkpoint
+    /// Go on from the work directory's newest checkpoint that is whole
     #[arg(long)]
     pub resume: bool,
+    /// The same as --set train.checkpoint_every=...: 100it or 2ep
+    #[arg(long, value_name = "LENGTH")]
+    pub checkpoint_every: Option<Length>,
+    /// Stop, evaluated and saved, after so many iterations of the run; --resume can go on
+    #[arg(long, value_name = "N")]
+    pub max_iterations: Option<usize>,
+    /// Bear so many training images that cannot be read; others take their places
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_bad_images: usize,
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+impl TrainArgs {
+    /// All overrides of the recipe.
+    pub fn assignments(&self) -> Vec<String> {
+        let checkpoint_every = self.checkpoint_every.map(|length| format!("train.checkpoint_every={length}"));
+        self.run.assignments().into_iter().chain(checkpoint_every).collect()
+    }
 }
 
 /// What training commands share.

@@ -21,7 +21,7 @@ pub fn is_checkpoint(path: &Path) -> Result<bool> {
             .extension()
             .is_some_and(|extension| ["pth", "pt", "pkl"].iter().any(|other| extension == *other)));
     }
-    match Checkpoint::load(path) {
+    match Checkpoint::read_info(path) {
         Err(CheckpointError::NotACheckpoint { .. }) => Ok(false),
         Err(error) => Err(error.into()),
         Ok(_) => Ok(true),

@@ -10,6 +10,7 @@ mod foreign;
 mod model_file;
 mod output;
 mod session;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -37,8 +38,8 @@ fn main() -> ExitCode {
 
 fn run() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Train(args) => return ended(commands::train::run(&args)),
         Command::Demo(args) => commands::demo::run(&args),
-        Command::Train(args) => commands::train::run(&args),
         Command::Test(args) => commands::test::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Detect(args) => commands::detect::run(&args),
@@ -47,8 +48,12 @@ fn run() -> ExitCode {
         Command::Recipe(args) => commands::recipe::run(&args),
         Command::Data(args) => commands::data::run(&args),
     };
+    ended(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("cbn: {error:#}");
             ExitCode::FAILURE

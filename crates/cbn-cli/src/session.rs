@@ -10,9 +10,20 @@ use cbn_detection::eval::{EvalConfig, Evaluator, IouType};
 use cbn_detection::model::Detector;
 use cbn_detection::model::weights::{LoadConfig, StateDict, load_backbone};
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve, train_loader, transform};
-use cbn_detection::train::{Trainer, WorkDir, initial_detector};
+use cbn_detection::train::{Observer, StopRequest, TensorBoard, Trainer, WorkDir, initial_detector};
 
 use crate::foreign;
+use crate::output::progress::Progress;
+use crate::output::scores::Metrics;
+
+/// What bounds a run without being part of its recipe.
+#[derive(Clone, Copy, Default)]
+pub struct Limits {
+    /// Iterations after which it stops.
+    pub max_iterations: Option<usize>,
+    /// Images that may be unreadable.
+    pub max_bad_images: usize,
+}
 
 /// A training run that is ready to begin.
 pub struct Session {
@@ -22,15 +33,16 @@ pub struct Session {
 
 impl Session {
     /// Reads both splits, resolves the recipe, opens what the run writes to.
-    pub fn open(recipe: &Recipe, data: &DataPaths, work_dir: WorkDir, device: Device) -> Result<Self> {
+    pub fn open(recipe: &Recipe, data: &DataPaths, work_dir: WorkDir, device: Device, limits: Limits) -> Result<Self> {
         let train = Arc::new(load_split(data, Split::Train)?);
         let val = Arc::new(load_split(data, Split::Val)?);
         anyhow::ensure!(
             train.categories == val.categories,
             "training and validation annotations have different categories, so labels would mean different things"
         );
-        let loader = TrainLoader::new(train.clone(), transform(recipe), train_loader(recipe))?;
-        let facts = DataFacts { num_classes: train.categories.len(), iterations_per_epoch: loader.batches_per_epoch() };
+        let loader = TrainLoader::new(train.clone(), transform(recipe), train_loader(recipe))?
+            .with_bad_image_limit(limits.max_bad_images);
+        let facts = DataFacts::new(recipe, train.categories.len(), &loader);
         let plan = resolve(recipe, facts)?;
         let evaluator = evaluator(&plan, val, iou_types(&plan))?;
         let trainer = Trainer {
@@ -41,8 +53,22 @@ impl Session {
             categories: train.categories.clone(),
             plan: serde_json::to_value(&plan).context("the plan has no JSON form")?,
             device,
+            stop: StopRequest::default(),
+            max_iterations: limits.max_iterations,
         };
         Ok(Self { plan, trainer })
+    }
+
+    /// Trains with everything that is told on the way: the log, TensorBoard's curves, the progress on stderr.
+    pub fn train(&self, detector: Detector) -> Result<Trained> {
+        let work_dir = &self.trainer.work_dir;
+        let mut progress = Progress::new(self.plan.train.num_iterations);
+        let mut log = work_dir.log()?;
+        let mut curves = TensorBoard::create(&work_dir.tensorboard_path())?;
+        let mut observers = [&mut log as &mut dyn Observer, &mut curves, &mut progress];
+        let outcome = self.trainer.train(detector, &mut observers.as_mut_slice())?;
+        let metrics = progress.finish();
+        Ok(Trained { iteration: outcome.iteration, metrics })
     }
 
     /// The detector that training starts from.
@@ -50,7 +76,7 @@ impl Session {
     /// A resumed run takes all weights from its checkpoint, so the recipe's weights file may be gone by then.
     pub fn initial_detector(&self) -> Result<Detector> {
         let mut detector = initial_detector(&self.plan.model, self.plan.train.seed, &self.trainer.device);
-        if self.trainer.work_dir.resume_from().is_some() {
+        if self.trainer.work_dir.resumes() {
             return Ok(detector);
         }
         if let Some(path) = &self.plan.backbone_weights {
@@ -67,6 +93,14 @@ impl Session {
         }
         Ok(detector)
     }
+}
+
+/// How a training ended.
+pub struct Trained {
+    /// Finished iterations.
+    pub iteration: usize,
+    /// What the last evaluation of this process found.
+    pub metrics: Option<Metrics>,
 }
 
 /// Scores a detector of this plan on a data set.

@@ -65,9 +65,12 @@ fn train_config() -> TrainConfig {
             gamma: 1.0,
         },
         optimizer: SgdConfig { momentum: 0.9, weight_decay: 1e-4 },
+        accumulate: 1,
+        ema: None,
         clip_norm: None,
         seed: 0,
         evaluate_every: usize::MAX,
         checkpoint_every: usize::MAX,
+        keep_checkpoints: 1,
     }
 }

@@ -3,6 +3,7 @@
 pub mod data;
 pub mod eval;
 pub mod export;
+pub mod files;
 pub mod model;
 pub mod ops;
 pub mod recipe;

@@ -7,7 +7,9 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use cbn_detection::data::Category;
-use cbn_detection::train::{Checkpoint, CheckpointError, CheckpointInfo, NamedTensors, Sgd, SgdConfig, collect};
+use cbn_detection::train::{
+    BestScore, Checkpoint, CheckpointError, CheckpointInfo, NamedTensors, Sgd, SgdConfig, collect,
+};
 
 #[derive(Module, Debug)]
 struct Layer {
@@ -35,11 +37,13 @@ fn checkpoint(network: &Network) -> Checkpoint {
         info: CheckpointInfo {
             iteration: 12,
             seed: 7,
+            best: Some(BestScore { iteration: 6, metric: "segm".into(), ap: 0.25 }),
             categories: vec![Category { id: 18, name: "dog".into() }],
             plan: serde_json::json!({ "train": { "num_iterations": 24 } }),
         },
         model: collect(network),
         velocities: NamedTensors::from([("first.bias".to_owned(), network.first.bias.val().into_data())]),
+        averages: NamedTensors::from([("first.weight".to_owned(), (network.first.weight.val() * 2.0).into_data())]),
     }
 }
 
@@ -57,6 +61,8 @@ fn everything_comes_back_under_its_name() {
     assert_eq!(loaded.info, original.info);
     assert_eq!(loaded.model, original.model);
     assert_eq!(loaded.velocities, original.velocities);
+    assert_eq!(loaded.averages, original.averages);
+    assert_eq!(Checkpoint::read_info(&path).unwrap(), original.info);
     let names: Vec<&str> = loaded.model.keys().map(String::as_str).collect();
     let expected =
         ["first.bias", "first.weight", "second.0.bias", "second.0.weight", "second.1.bias", "second.1.weight"];
@@ -120,6 +126,34 @@ fn a_file_cut_off_anywhere_is_refused() {
         assert!(matches!(error, CheckpointError::Damaged { .. }), "{len} bytes: {error}");
         assert!(error.to_string().contains("part.safetensors is cut off or not a safetensors file"), "{error}");
     }
+}
+
+#[test]
+fn a_single_bit_that_changed_is_found_wherever_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("a.safetensors");
+    saved(&whole);
+    let bytes = std::fs::read(&whole).unwrap();
+    let altered = dir.path().join("altered.safetensors");
+    for place in 0..bytes.len() {
+        let mut bytes = bytes.clone();
+        bytes[place] ^= 1;
+        std::fs::write(&altered, &bytes).unwrap();
+        // A changed length or name makes another error than a changed weight, but none goes unnoticed.
+        let loaded = Checkpoint::load(&altered);
+        assert!(loaded.is_err(), "byte {place} of {}", bytes.len());
+    }
+}
+
+#[test]
+fn inference_takes_the_average_where_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    saved(&path);
+    let restored = Checkpoint::load(&path).unwrap().restore_for_inference(&path, network(2, 3)).unwrap();
+    let first = |tensor: Tensor<2>| tensor.into_data().iter::<f32>().next().unwrap();
+    // Weights are 0.5, and the average was made twice as large.
+    assert_eq!((first(restored.first.weight.val()), first(restored.second[0].weight.val())), (1.0, 1.5));
 }
 
 #[test]

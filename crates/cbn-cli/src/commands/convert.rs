@@ -49,7 +49,13 @@ fn load_foreign(args: &ConvertArgs, device: &Device) -> Result<TrainedModel> {
 
 fn save_checkpoint(model: &TrainedModel, path: &Path) -> Result<()> {
     let plan = serde_json::to_value(&model.plan).context("the plan has no JSON form")?;
-    let info = CheckpointInfo { iteration: 0, seed: model.plan.train.seed, categories: model.categories.clone(), plan };
-    let checkpoint = Checkpoint { info, model: collect(&model.detector), velocities: NamedTensors::new() };
+    let (seed, categories) = (model.plan.train.seed, model.categories.clone());
+    let info = CheckpointInfo { iteration: 0, seed, best: None, categories, plan };
+    let checkpoint = Checkpoint {
+        info,
+        model: collect(&model.detector),
+        velocities: NamedTensors::new(),
+        averages: NamedTensors::new(),
+    };
     Ok(checkpoint.save(path)?)
 }

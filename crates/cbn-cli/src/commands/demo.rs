@@ -14,9 +14,9 @@ use cbn_detection::train::WorkDir;
 use super::detect::{detect_in, draw};
 use crate::cli::DemoArgs;
 use crate::model_file::TrainedModel;
-use crate::output::progress::{Progress, evaluation_bar};
+use crate::output::progress::{advance, evaluation_bar};
 use crate::output::scores;
-use crate::session::{Session, load_split};
+use crate::session::{Limits, Session, load_split};
 
 /// The recipe travels in the binary, so that the demo needs no file.
 const RECIPE: &str = include_str!("../../../../recipes/shapes_mask_rcnn_r18_cbn.toml");
@@ -36,17 +36,15 @@ pub fn run(args: &DemoArgs) -> Result<()> {
 
     let data = make_data(&dir, args.images, recipe.train.seed)?;
     println!("data       {} ({} images to learn from, {NUM_VAL} held out)", dir.join("data").display(), args.images);
-    let session = Session::open(&recipe, &data, work_dir, device.clone())?;
+    let session = Session::open(&recipe, &data, work_dir, device.clone(), Limits::default())?;
     let detector = session.initial_detector()?;
     let evaluator = &session.trainer.evaluator;
     let bar = evaluation_bar(evaluator.num_images());
-    let (_, before) = evaluator.run(&detector.valid(), &device, &mut |done| bar.set_position(done as u64))?;
+    let (_, before) = evaluator.run(&detector.valid(), &device, &mut advance(&bar))?;
     bar.finish_and_clear();
     println!("before     {}", scores::short(&scores::metrics(&before)));
 
-    let mut progress = Progress::new(session.plan.train.num_iterations);
-    session.trainer.train(detector, &mut |event| progress.show(&event))?;
-    let after = progress.finish().context("training ended without an evaluation")?;
+    let after = session.train(detector)?.metrics.context("training ended without an evaluation")?;
     println!("after      {}", scores::short(&after));
 
     let work_dir = &session.trainer.work_dir;

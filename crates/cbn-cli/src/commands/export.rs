@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use cbn_detection::export::to_onnx;
+use cbn_detection::files::write_atomically;
 
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::model_file::TrainedModel;
@@ -15,7 +16,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     let bytes = match args.to {
         ExportFormat::Onnx => to_onnx(&detector, &plan.model, &plan.transform, &metadata)?,
     };
-    std::fs::write(&args.output, bytes).with_context(|| format!("cannot write {}", args.output.display()))?;
+    write_atomically(&args.output, &bytes).with_context(|| format!("cannot write {}", args.output.display()))?;
     println!("{}", args.output.display());
     Ok(())
 }

@@ -12,7 +12,7 @@ use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve};
 use crate::cli::TestArgs;
 use crate::foreign;
 use crate::model_file::TrainedModel;
-use crate::output::progress::evaluation_bar;
+use crate::output::progress::{advance, evaluation_bar};
 use crate::output::{expected, scores};
 use crate::session::{evaluator, iou_types, load_split};
 
@@ -37,8 +37,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
     let category_ids = model.categories.iter().map(|category| category.id).collect();
     let evaluator = evaluator(&model.plan, dataset, kinds(args, &model.plan)?)?.with_category_ids(category_ids);
     let bar = evaluation_bar(evaluator.num_images());
-    let (detections, summaries) =
-        evaluator.run(&model.detector, &device, &mut |num_done| bar.set_position(num_done as u64))?;
+    let (detections, summaries) = evaluator.run(&model.detector, &device, &mut advance(&bar))?;
     bar.finish_and_clear();
     if let Some(path) = &args.out {
         write_results(path, &detections)?;

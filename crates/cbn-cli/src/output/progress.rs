@@ -1,8 +1,9 @@
 //! The progress of a run on stderr.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use cbn_detection::train::{Event, IterationRecord, Record};
+use cbn_detection::train::{Event, IterationRecord, LogError, Observer, Record};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::scores::{self, Metrics};
@@ -14,9 +15,6 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Progress {
     bar: ProgressBar,
     num_iterations: usize,
-    began: Instant,
-    /// Where this process took the run up.
-    first_iteration: usize,
     last_line: Instant,
     last_metrics: Option<Metrics>,
 }
@@ -25,15 +23,12 @@ impl Progress {
     pub fn new(num_iterations: usize) -> Self {
         let bar = ProgressBar::new(num_iterations as u64);
         bar.set_style(style("{bar:24} {pos}/{len} {elapsed_precise} eta {eta_precise} {wide_msg}"));
-        let now = Instant::now();
-        Self { bar, num_iterations, began: now, first_iteration: 0, last_line: now, last_metrics: None }
+        Self { bar, num_iterations, last_line: Instant::now(), last_metrics: None }
     }
 
-    /// Takes an event of the training loop.
-    pub fn show(&mut self, event: &Event<'_>) {
+    fn show(&mut self, event: &Event<'_>) {
         match event {
             Event::Logged(Record::Start { iteration, .. }) => {
-                self.first_iteration = *iteration;
                 self.bar.set_position(*iteration as u64);
                 self.bar.reset_eta();
             }
@@ -44,6 +39,12 @@ impl Progress {
                 self.last_metrics = Some(record.metrics.clone());
             }
             Event::Logged(Record::Checkpoint { path, .. }) => self.line(&format!("wrote {}", path.display())),
+            Event::Logged(Record::SkippedCheckpoint { reason, .. }) => self.line(&format!("skipped: {reason}")),
+            Event::Logged(Record::BadImage { reason, num_bad, limit }) => {
+                self.line(&format!("bad image {num_bad} of at most {limit}: {reason}"));
+            }
+            Event::Logged(Record::Stopped { iteration }) => self.line(&format!("stopped after iteration {iteration}")),
+            Event::Detected { .. } => {}
             Event::Evaluating { num_done, num_images } => {
                 self.bar.set_message(format!("evaluating {num_done}/{num_images}"));
             }
@@ -51,9 +52,9 @@ impl Progress {
     }
 
     /// Ends the bar; the last evaluation's numbers.
-    pub fn finish(self) -> Option<Metrics> {
+    pub fn finish(&mut self) -> Option<Metrics> {
         self.bar.finish_and_clear();
-        self.last_metrics
+        self.last_metrics.take()
     }
 
     fn iteration(&mut self, record: &IterationRecord) {
@@ -61,14 +62,9 @@ impl Progress {
         self.bar.set_position(record.iteration as u64);
         self.bar.set_message(message.clone());
         if self.bar.is_hidden() && self.last_line.elapsed() >= PLAIN_INTERVAL {
-            let eta = self.remaining(record.iteration);
-            self.line(&format!("{}/{} eta {}s {message}", record.iteration, self.num_iterations, eta.as_secs()));
+            let eta = record.eta_s;
+            self.line(&format!("{}/{} eta {eta:.0}s {message}", record.iteration, self.num_iterations));
         }
-    }
-
-    fn remaining(&self, iteration: usize) -> Duration {
-        let num_done = iteration.saturating_sub(self.first_iteration).max(1);
-        self.began.elapsed().mul_f64((self.num_iterations - iteration) as f64 / num_done as f64)
     }
 
     fn line(&mut self, text: &str) {
@@ -81,9 +77,30 @@ impl Progress {
     }
 }
 
+impl Observer for Progress {
+    fn observe(&mut self, event: &Event<'_>) -> Result<(), LogError> {
+        self.show(event);
+        Ok(())
+    }
+}
+
 fn describe(record: &IterationRecord) -> String {
     let losses: Vec<String> = record.losses.iter().map(|(name, loss)| format!("{name} {loss:.3}")).collect();
-    format!("lr {:.5} loss {:.3} ({})", record.learning_rate, record.loss, losses.join(" "))
+    format!(
+        "{:.1} images/s lr {:.5} loss {:.3} ({})",
+        record.images_per_s,
+        record.learning_rate,
+        record.loss,
+        losses.join(" ")
+    )
+}
+
+/// Moves a bar on, and never stops what it shows.
+pub fn advance(bar: &ProgressBar) -> impl FnMut(usize) -> ControlFlow<()> {
+    |num_done| {
+        bar.set_position(num_done as u64);
+        ControlFlow::Continue(())
+    }
 }
 
 /// A bar over the images of an evaluation.

@@ -5,7 +5,7 @@ use rand::Rng;
 
 use super::image_file::{read_rgb_of_size, size_of};
 use super::{
-    DataError, Dataset, ImageError, ImageRecord, Pixels, ResizedImage, Transform, TransformConfig,
+    BadImages, DataError, Dataset, ImageError, ImageRecord, Pixels, ResizedImage, Transform, TransformConfig,
     TransformConventions, read_rgb,
 };
 use crate::structures::{ImageSize, PaddedImages, Targets, TrainBatch};
@@ -77,22 +77,64 @@ impl TestBatch {
     }
 }
 
-/// Reads and transforms the images at these places of the data set, with a random transform each.
-pub(super) fn load_train_batch<R: Rng>(
-    dataset: &Dataset,
-    places: impl Iterator<Item = (usize, R)>,
-    config: &TransformConfig,
-    with_masks: bool,
-) -> Result<TrainBatch, DataError> {
-    let (mut images, mut targets, mut image_ids) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, mut rng) in places {
-        let record = &dataset.images[index];
-        let transform = config.draw(record.size, &mut rng);
-        images.push(transform.apply_to_image(&read(dataset, record)?));
-        targets.push(targets_of(record, &transform, with_masks)?);
-        image_ids.push(record.id);
+/// Where training images come from.
+pub(super) struct TrainSource<'a> {
+    pub(super) dataset: &'a Dataset,
+    pub(super) transform: &'a TransformConfig,
+    pub(super) with_masks: bool,
+    pub(super) bad_images: &'a BadImages,
+    /// Images of similar shape; a bad one's place is taken by the next of its group.
+    pub(super) groups: &'a [Vec<usize>],
+}
+
+impl TrainSource<'_> {
+    /// Reads and transforms the images at these places of the data set, with a random transform each.
+    pub(super) fn load<R: Rng + Clone>(
+        &self,
+        places: impl Iterator<Item = (usize, R)>,
+    ) -> Result<TrainBatch, DataError> {
+        let (mut images, mut targets, mut image_ids) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, mut rng) in places {
+            let (record, image) = self.read(index)?;
+            let transform = self.transform.draw(record.size, &mut rng);
+            images.push(transform.apply_to_image(&image));
+            targets.push(targets_of(record, &transform, self.with_masks)?);
+            image_ids.push(record.id);
+        }
+        Ok(TrainBatch { images: pad(&images, self.transform), targets, image_ids })
     }
-    Ok(TrainBatch { images: pad(&images, config), targets, image_ids })
+
+    /// The image, or the next of its group that can be used: the same one whenever this place of the epoch comes up.
+    fn read(&self, index: usize) -> Result<(&ImageRecord, RgbImage), DataError> {
+        let first = &self.dataset.images[index];
+        let error = match read(self.dataset, first) {
+            Ok(image) => return Ok((first, image)),
+            Err(error) => error,
+        };
+        self.bear(first, &error)?;
+        let group = self.groups.iter().find(|group| group.contains(&index)).map(Vec::as_slice).unwrap_or_default();
+        let place = group.iter().position(|&other| other == index).unwrap_or_default();
+        for &other in group[place + 1..].iter().chain(&group[..place]) {
+            let record = &self.dataset.images[other];
+            match read(self.dataset, record) {
+                Ok(image) => return Ok((record, image)),
+                Err(error) => self.bear(record, &error)?,
+            }
+        }
+        Err(error)
+    }
+
+    fn bear(&self, record: &ImageRecord, error: &DataError) -> Result<(), DataError> {
+        let DataError::Image { image, source } = error else { return Ok(()) };
+        if self.bad_images.bears(&self.dataset.image_path(record), source) {
+            return Ok(());
+        }
+        let (image, source) = (*image, source.clone());
+        Err(match self.bad_images.limit() {
+            0 => DataError::Image { image, source },
+            limit => DataError::TooManyBadImages { limit, image, source },
+        })
+    }
 }
 
 fn read(dataset: &Dataset, record: &ImageRecord) -> Result<RgbImage, DataError> {

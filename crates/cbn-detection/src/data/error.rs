@@ -77,6 +77,24 @@ pub enum DataError {
         /// What is wrong with its file.
         source: ImageError,
     },
+    /// More images cannot be used than the run bears.
+    #[error(
+        "image {image}, one bad image more than the {limit} that may be skipped (\"cbn data check\" lists them all)"
+    )]
+    TooManyBadImages {
+        /// How many are borne.
+        limit: usize,
+        /// Id of the image.
+        image: u64,
+        /// What is wrong with its file.
+        source: ImageError,
+    },
+    /// A worker thread failed in a way that no error tells.
+    #[error("a worker that prepares images panicked: {message}; this is a defect of the program, please report it")]
+    WorkerPanic {
+        /// What it said.
+        message: String,
+    },
     /// A segmentation could not be turned into pixels.
     #[error("image {image}: annotation {annotation}: {reason}")]
     Segmentation {

@@ -1,12 +1,11 @@
 use std::sync::Arc;
 
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::batcher::load_train_batch;
+use super::batcher::TrainSource;
 use super::prefetch::Prefetch;
 use super::sampler::{Purpose, aspect_groups, epoch_batches, num_steps, stream};
-use super::{DataError, Dataset, Shard, TestBatch, TransformConfig};
+use super::{BadImages, DataError, Dataset, Shard, TestBatch, TransformConfig};
 use crate::structures::TrainBatch;
 
 /// How batches are made.
@@ -65,6 +64,7 @@ pub struct TrainLoader {
     transform: TransformConfig,
     config: LoaderConfig,
     groups: Vec<Vec<usize>>,
+    bad_images: Arc<BadImages>,
 }
 
 impl TrainLoader {
@@ -89,7 +89,25 @@ impl TrainLoader {
         } else {
             vec![trainable]
         };
-        Ok(Self { dataset, transform, config, groups })
+        Ok(Self { dataset, transform, config, groups, bad_images: Arc::default() })
+    }
+
+    /// Bears so many images that cannot be read: another image of the epoch takes the place of each. Without this, none is borne.
+    #[must_use]
+    pub fn with_bad_image_limit(mut self, limit: usize) -> Self {
+        self.bad_images = Arc::new(BadImages::new(limit));
+        self
+    }
+
+    /// The images that could not be read so far.
+    pub fn bad_images(&self) -> &BadImages {
+        &self.bad_images
+    }
+
+    /// Paths below the image folder of the images with these ids.
+    pub fn file_names(&self, image_ids: &[u64]) -> Vec<String> {
+        let name = |id| self.dataset.images.iter().find(|image| image.id == id).map(|image| image.file_name.clone());
+        image_ids.iter().filter_map(|&id| name(id)).collect()
     }
 
     /// Batches of one epoch of this process.
@@ -109,7 +127,7 @@ impl TrainLoader {
 
     /// The batches of an epoch, but for the first `skip_batches`: a resumed run sees what it would have seen.
     ///
-    /// An image that cannot be read is an error in place of its batch.
+    /// An image that cannot be read, and not borne, is an error in place of its batch.
     pub fn epoch(
         &self,
         epoch: usize,
@@ -126,7 +144,14 @@ impl TrainLoader {
                 let place = (batch * batch_size + offset) as u64;
                 (index, stream(seed, epoch, Purpose::Transform { place }))
             });
-            load_train_batch::<ChaCha8Rng>(&loader.dataset, places, &loader.transform, loader.config.with_masks)
+            let source = TrainSource {
+                dataset: &loader.dataset,
+                transform: &loader.transform,
+                with_masks: loader.config.with_masks,
+                bad_images: &loader.bad_images,
+                groups: &loader.groups,
+            };
+            source.load(places)
         })
     }
 }

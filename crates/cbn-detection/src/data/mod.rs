@@ -3,6 +3,7 @@
 //! [`Dataset`] reads the annotations, [`TransformConfig`] draws a [`Transform`] per image, [`TrainLoader`] and
 //! [`TestLoader`] turn both into padded batches on worker threads.
 
+mod bad_images;
 mod batcher;
 mod check;
 mod coco;
@@ -18,6 +19,7 @@ mod sampler;
 pub mod synthetic;
 mod transform;
 
+pub use bad_images::BadImages;
 pub use batcher::{ImageMeta, TestBatch};
 pub use check::{CheckReport, check};
 pub use coco::{Annotation, Category, Dataset, ImageRecord};

@@ -6,6 +6,9 @@ use crate::structures::ImageSize;
 /// Why detections cannot be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
+    /// Whoever is told of the progress said stop.
+    #[error("the evaluation was interrupted")]
+    Interrupted,
     /// A file could not be read.
     #[error("cannot read {}", path.display())]
     Read {

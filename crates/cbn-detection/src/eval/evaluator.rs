@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 
@@ -49,16 +50,16 @@ impl Evaluator {
 
     /// Detects objects in every image and scores them, once per IoU type.
     ///
-    /// `on_progress` is told after each batch how many images are done.
+    /// `on_progress` is told after each batch how many images are done, and may end it all.
     ///
     /// # Errors
     ///
-    /// An image cannot be read, or masks are to be scored and the detector has no mask head.
+    /// An image cannot be read, `on_progress` breaks, or masks are to be scored and the detector has no mask head.
     pub fn run(
         &self,
         detector: &Detector,
         device: &Device,
-        on_progress: &mut dyn FnMut(usize),
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<(Vec<CocoDetection>, Vec<Summary>), EvalError> {
         let known: HashSet<u64> = self.loader.dataset().category_ids().into_iter().collect();
         let mut found = Vec::new();
@@ -71,7 +72,9 @@ impl Evaluator {
                 found.extend(of_image.into_iter().filter(|detection| known.contains(&detection.category_id)));
             }
             num_done += batch.metas.len();
-            on_progress(num_done);
+            if on_progress(num_done).is_break() {
+                return Err(EvalError::Interrupted);
+            }
         }
         let summaries = self
             .iou_types

@@ -1,10 +1,10 @@
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use hotcoco::{Rle, Segmentation, mask};
 use serde::{Deserialize, Serialize};
 
 use super::EvalError;
+use crate::files::write_atomically;
 use crate::structures::{ImageSize, InstanceMask};
 
 /// One entry of a COCO results file, in original pixels.
@@ -61,11 +61,7 @@ pub fn read_results(path: &Path) -> Result<Vec<CocoDetection>, EvalError> {
 ///
 /// If the file cannot be written.
 pub fn write_results(path: &Path, detections: &[CocoDetection]) -> Result<(), EvalError> {
-    let write = || -> std::io::Result<()> {
-        let mut file = BufWriter::new(std::fs::File::create(path)?);
-        serde_json::to_writer(&mut file, detections)?;
-        file.flush()
-    };
+    let write = || write_atomically(path, &serde_json::to_vec(detections)?);
     write().map_err(|source| EvalError::Write { path: path.to_owned(), source })
 }
 

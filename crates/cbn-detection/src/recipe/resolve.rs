@@ -4,9 +4,9 @@ use super::conventions;
 use super::norm::NormSpec;
 use super::schema::{ModelSection, Moments, Recipe, TrainSection};
 use super::{Plan, RecipeError};
-use crate::data::{LoaderConfig, TransformConfig};
+use crate::data::{LoaderConfig, TrainLoader, TransformConfig};
 use crate::model::{DetectorConfig, MaskBranchConfig};
-use crate::train::{ScheduleConfig, SgdConfig, TrainConfig};
+use crate::train::{EmaConfig, ScheduleConfig, SgdConfig, TrainConfig};
 
 /// Batches that workers hold ready: two per worker keep it busy while the other waits.
 const QUEUED_BATCHES_PER_WORKER: usize = 2;
@@ -19,8 +19,15 @@ const RESNET_CHANNELS: usize = 64;
 pub struct DataFacts {
     /// Object classes.
     pub num_classes: usize,
-    /// Batches of one pass over the training images, see [`crate::data::TrainLoader::batches_per_epoch`].
+    /// Steps of one pass over the training images, see [`DataFacts::new`].
     pub iterations_per_epoch: usize,
+}
+
+impl DataFacts {
+    /// What training on this data comes to.
+    pub fn new(recipe: &Recipe, num_classes: usize, loader: &TrainLoader) -> Self {
+        Self { num_classes, iterations_per_epoch: loader.batches_per_epoch() / recipe.train.accumulate.max(1) }
+    }
 }
 
 /// How the recipe's training batches are made.
@@ -142,12 +149,20 @@ fn training(train: &TrainSection, facts: DataFacts) -> Result<TrainConfig, Recip
             momentum: not_negative("train.momentum", train.momentum)?,
             weight_decay: not_negative("train.weight_decay", train.weight_decay)?,
         },
+        accumulate: positive("train.accumulate", train.accumulate)?,
+        ema: train.ema.map(ema_config).transpose()?,
         clip_norm: train.clip_norm.map(|limit| above_zero("train.clip_norm", limit)).transpose()?,
         seed: train.seed,
         evaluate_every: positive("train.evaluate_every", train.evaluate_every.iterations(per_epoch))?,
         checkpoint_every: positive("train.checkpoint_every", train.checkpoint_every.iterations(per_epoch))?,
+        keep_checkpoints: positive("train.keep_checkpoints", train.keep_checkpoints)?,
     };
     Ok(config)
+}
+
+fn ema_config(ema: EmaConfig) -> Result<EmaConfig, RecipeError> {
+    let key = "train.ema.decay";
+    if above_zero(key, ema.decay)? < 1.0 { Ok(ema) } else { Err(fault(key, ema.decay, "it must be below 1")) }
 }
 
 fn schedule(train: &TrainSection, per_epoch: usize) -> Result<ScheduleConfig, RecipeError> {
@@ -169,7 +184,9 @@ fn schedule(train: &TrainSection, per_epoch: usize) -> Result<ScheduleConfig, Re
     };
     let share = match train.learning_rate_batch_size {
         None => 1.0,
-        Some(images) => train.batch_size as f64 / positive("train.learning_rate_batch_size", images)? as f64,
+        Some(images) => {
+            (train.batch_size * train.accumulate) as f64 / positive("train.learning_rate_batch_size", images)? as f64
+        }
     };
     Ok(ScheduleConfig {
         base_learning_rate: above_zero("train.learning_rate", train.learning_rate)? * share,

@@ -1,6 +1,8 @@
 //! The TOML form of a recipe.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,7 @@ use super::norm::NormSection;
 use super::overrides;
 use crate::data::TransformConfig;
 use crate::model::{BoxBranchConfig, FpnConfig, MaskBranchConfig, ResNetConfig, RpnConfig};
+use crate::train::EmaConfig;
 
 /// A recipe as its author wrote it: one file per result that someone wants to repeat.
 ///
@@ -119,7 +122,7 @@ impl Default for DataSection {
 pub struct TrainSection {
     /// Of the whole run.
     pub length: Length,
-    /// Images per step.
+    /// Images of a batch.
     pub batch_size: usize,
     /// After warm-up, before the first drop.
     pub learning_rate: f64,
@@ -142,6 +145,13 @@ pub struct TrainSection {
     /// What a drop multiplies the rate with. Default: 0.1.
     #[serde(default = "default_gamma")]
     pub gamma: f64,
+    /// Batches of `batch_size` images whose mean gradient makes one step: what memory does not hold at once. An iteration is a step. To norms
+    /// each batch is a batch of its own. Default: 1.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// An average of the weights over the steps, which evaluations and inference take. Default: none.
+    #[serde(default)]
+    pub ema: Option<EmaConfig>,
     /// Limit of the L2 norm over all gradients. Default: none.
     #[serde(default)]
     pub clip_norm: Option<f64>,
@@ -151,9 +161,12 @@ pub struct TrainSection {
     /// Default: each epoch.
     #[serde(default = "one_epoch")]
     pub evaluate_every: Length,
-    /// Default: each epoch.
+    /// Default: each epoch. One is written before each evaluation as well.
     #[serde(default = "one_epoch")]
     pub checkpoint_every: Length,
+    /// The newest checkpoints that stay, beside the best one. Default: 2.
+    #[serde(default = "default_keep_checkpoints")]
+    pub keep_checkpoints: usize,
     /// Weights that the backbone starts from, with torchvision's names. Default: random ones.
     #[serde(default)]
     pub backbone_weights: Option<PathBuf>,
@@ -175,6 +188,14 @@ fn default_weight_decay() -> f64 {
 
 fn default_gamma() -> f64 {
     0.1
+}
+
+fn one() -> usize {
+    1
+}
+
+fn default_keep_checkpoints() -> usize {
+    2
 }
 
 fn one_epoch() -> Length {
@@ -199,6 +220,28 @@ pub enum Length {
     Epochs(usize),
     /// Optimiser steps.
     Iterations(usize),
+}
+
+impl Display for Length {
+    /// As recipes have it.
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Epochs(epochs) => write!(formatter, "{{ epochs = {epochs} }}"),
+            Self::Iterations(iterations) => write!(formatter, "{{ iterations = {iterations} }}"),
+        }
+    }
+}
+
+/// For command lines: `2ep`, `100it`.
+impl FromStr for Length {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |digits: &str| digits.parse().ok();
+        let epochs = text.strip_suffix("ep").and_then(number).map(Self::Epochs);
+        let iterations = text.strip_suffix("it").and_then(number).map(Self::Iterations);
+        epochs.or(iterations).ok_or_else(|| "a number of iterations or epochs, as in 100it or 2ep".to_owned())
+    }
 }
 
 impl Length {

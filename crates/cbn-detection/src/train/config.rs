@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ema::EmaConfig;
 use super::optimizer::SgdConfig;
 use super::schedule::ScheduleConfig;
 
@@ -21,10 +22,16 @@ pub struct TrainConfig {
     pub clip_norm: Option<f64>,
     /// Of everything random.
     pub seed: u64,
+    /// Batches whose mean gradient makes one step; 1 for a step on each.
+    pub accumulate: usize,
+    /// The average of the weights that is evaluated; none if absent.
+    pub ema: Option<EmaConfig>,
     /// The detector is evaluated after so many iterations, and at the end.
     pub evaluate_every: usize,
-    /// A checkpoint is written after so many iterations, and at the end.
+    /// A checkpoint is written after so many iterations, before each evaluation, and at the end.
     pub checkpoint_every: usize,
+    /// Checkpoints that stay, the newest ones; the best one stays as well.
+    pub keep_checkpoints: usize,
 }
 
 impl TrainConfig {
@@ -32,7 +39,8 @@ impl TrainConfig {
         iteration == self.num_iterations || iteration.is_multiple_of(self.evaluate_every)
     }
 
+    /// An evaluation may take long, and what it finds best has to be there.
     pub(super) fn is_saved_after(&self, iteration: usize) -> bool {
-        iteration == self.num_iterations || iteration.is_multiple_of(self.checkpoint_every)
+        iteration.is_multiple_of(self.checkpoint_every) || self.is_evaluated_after(iteration)
     }
 }

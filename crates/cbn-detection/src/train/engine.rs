@@ -1,22 +1,24 @@
 //! The training loop.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Value;
 
+use super::ema::Ema;
 use super::log::peak_memory_mib;
-use super::run_info::write_whole;
-use super::step::{StepReport, train_step};
+use super::plan_difference::first_difference;
+use super::step::{Step, StepReport};
 use super::{
-    Checkpoint, CheckpointError, CheckpointInfo, EvaluationRecord, IterationRecord, Log, Record, RunInfo, Sgd,
-    TrainConfig, TrainError, WorkDir, collect,
+    BestScore, Checkpoint, CheckpointError, CheckpointInfo, EvaluationRecord, Event, IterationRecord, Observer, Record,
+    RunInfo, Sgd, StopRequest, TrainConfig, TrainError, WorkDir, collect,
 };
-use crate::data::{Category, TrainLoader};
-use crate::eval::{Evaluator, Summary, write_results};
+use crate::data::{Category, DataError, TrainLoader};
+use crate::eval::{EvalError, Evaluator, Summary, write_results};
 use crate::model::{Detector, DetectorConfig};
 use crate::structures::TrainBatch;
 
@@ -28,20 +30,6 @@ use crate::structures::TrainBatch;
 pub fn initial_detector(config: &DetectorConfig, seed: u64, device: &Device) -> Detector {
     device.seed(seed);
     Detector::init(config, &device.clone().autodiff())
-}
-
-/// What the loop tells while it runs.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A line was written to the log.
-    Logged(&'a Record),
-    /// Images of the running evaluation that are done.
-    Evaluating {
-        /// So far.
-        num_done: usize,
-        /// Of so many.
-        num_images: usize,
-    },
 }
 
 /// All that a run needs beside its weights.
@@ -61,47 +49,93 @@ pub struct Trainer {
     pub plan: Value,
     /// Where the arithmetic happens.
     pub device: Device,
+    /// Looked at between steps.
+    pub stop: StopRequest,
+    /// Iterations after which the run stops although its schedule goes on; none if absent.
+    pub max_iterations: Option<usize>,
+}
+
+/// How far a run came.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its weights.
+    pub detector: Detector,
+    /// Finished iterations.
+    pub iteration: usize,
+    /// False if the run was stopped before its end: it was saved and can go on.
+    pub is_finished: bool,
 }
 
 /// What changes from iteration to iteration.
-struct Run {
+struct Run<'a> {
     detector: Detector,
     sgd: Sgd,
+    ema: Option<Ema>,
     /// Finished ones.
     iteration: usize,
-    log: Log,
+    /// The last checkpoint that is there.
+    saved: Option<usize>,
+    best: Option<BestScore>,
+    /// When, and after which iteration, this process took the run up.
+    began: (Instant, usize),
+    observer: &'a mut dyn Observer,
+}
+
+impl Run<'_> {
+    fn log(&mut self, record: &Record) -> Result<(), TrainError> {
+        Ok(self.observer.observe(&Event::Logged(record))?)
+    }
 }
 
 impl Trainer {
-    /// Trains to the end of the run, from its start or from the work directory's checkpoint.
+    /// Trains to the end of the run, from its start or from the work directory's newest checkpoint that is whole.
     ///
-    /// A resumed run computes what the uninterrupted one would have computed, bit for bit.
+    /// A resumed run computes what the uninterrupted one would have computed, bit for bit. Where the data ends early or the run is asked to
+    /// stop, it saves first.
     ///
     /// # Errors
     ///
     /// See [`TrainError`].
-    pub fn train(&self, detector: Detector, on_event: &mut dyn FnMut(Event<'_>)) -> Result<Detector, TrainError> {
-        let found = self.loader.batches_per_epoch();
+    pub fn train(&self, detector: Detector, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+        let found = self.loader.batches_per_epoch() / self.config.accumulate;
         if found != self.config.iterations_per_epoch {
             return Err(TrainError::EpochLength { planned: self.config.iterations_per_epoch, found });
         }
-        let mut run = self.start(detector)?;
         self.run_info().save(&self.work_dir.run_info_path())?;
+        let mut run = self.start(detector, observer)?;
         let start = Record::Start {
             iteration: run.iteration,
             num_iterations: self.config.num_iterations,
             iterations_per_epoch: self.config.iterations_per_epoch,
             seed: self.config.seed,
         };
-        emit(&mut run.log, &start, on_event)?;
-        if run.iteration == self.config.num_iterations {
-            // The run was stopped between its last checkpoint and its last evaluation.
-            self.evaluate(&mut run, on_event)?;
+        run.log(&start)?;
+        let last = self.last_iteration();
+        if run.iteration > 0 && self.is_evaluated_after(run.iteration) {
+            // Whether the run was stopped before or after this evaluation, nobody knows.
+            self.evaluate(&mut run)?;
         }
-        while run.iteration < self.config.num_iterations {
-            run = self.train_epoch(run, on_event)?;
+        while run.iteration < last && !self.stop.is_made() {
+            run = self.train_epoch(run)?;
         }
-        Ok(run.detector)
+        if self.stop.is_made() {
+            self.save(&mut run)?;
+            run.log(&Record::Stopped { iteration: run.iteration })?;
+        }
+        let is_finished = run.iteration == self.config.num_iterations && !self.stop.is_made();
+        Ok(Outcome { detector: run.detector, iteration: run.iteration, is_finished })
+    }
+
+    fn last_iteration(&self) -> usize {
+        self.max_iterations.map_or(self.config.num_iterations, |max| max.min(self.config.num_iterations))
+    }
+
+    fn is_evaluated_after(&self, iteration: usize) -> bool {
+        iteration == self.last_iteration() || self.config.is_evaluated_after(iteration)
+    }
+
+    fn is_saved_after(&self, iteration: usize) -> bool {
+        iteration == self.last_iteration() || self.config.is_saved_after(iteration)
     }
 
     fn run_info(&self) -> RunInfo {
@@ -109,148 +143,231 @@ impl Trainer {
         RunInfo::new(device, self.loader.num_images(), self.evaluator.dataset(), self.plan.clone())
     }
 
-    fn start(&self, detector: Detector) -> Result<Run, TrainError> {
-        let mut sgd = Sgd::new(self.config.optimizer.clone());
-        let log = self.work_dir.open_log()?;
-        let Some(path) = self.work_dir.resume_from() else {
-            return Ok(Run { detector, sgd, iteration: 0, log });
+    fn start<'a>(&self, detector: Detector, observer: &'a mut dyn Observer) -> Result<Run<'a>, TrainError> {
+        let mut run = Run {
+            detector,
+            sgd: Sgd::new(self.config.optimizer.clone()),
+            ema: self.config.ema.map(Ema::new),
+            iteration: 0,
+            saved: None,
+            best: None,
+            began: (Instant::now(), 0),
+            observer,
         };
-        let mut checkpoint = Checkpoint::load(path)?;
-        self.check_plan(path, &checkpoint.info)?;
-        let detector = checkpoint.restore_model(path, detector)?;
-        sgd.restore(&detector, checkpoint.velocities)
-            .map_err(|names| CheckpointError::ForeignVelocities { path: path.to_owned(), names })?;
-        Ok(Run { detector, sgd, iteration: checkpoint.info.iteration, log })
+        if !self.work_dir.resumes() {
+            return Ok(run);
+        }
+        let (path, mut checkpoint) = self.newest_intact(&mut run)?;
+        if let Some((key, found, expected)) = first_difference(&checkpoint.info.plan, &self.plan, "") {
+            return Err(TrainError::OtherPlan { path, key, found, expected });
+        }
+        run.detector = checkpoint.restore_model(&path, run.detector)?;
+        let foreign = |names| CheckpointError::ForeignVelocities { path: path.clone(), names };
+        run.sgd.restore(&run.detector, checkpoint.velocities).map_err(foreign)?;
+        if let Some(ema) = &mut run.ema {
+            ema.restore(&run.detector, checkpoint.averages).map_err(foreign)?;
+        }
+        run.iteration = checkpoint.info.iteration;
+        run.saved = Some(run.iteration);
+        run.best = checkpoint.info.best;
+        run.began.1 = run.iteration;
+        Ok(run)
     }
 
-    fn check_plan(&self, path: &Path, info: &CheckpointInfo) -> Result<(), TrainError> {
-        let Some((key, found, expected)) = first_difference(&info.plan, &self.plan, "") else { return Ok(()) };
-        Err(TrainError::OtherPlan { path: path.to_owned(), key, found, expected })
+    fn newest_intact(&self, run: &mut Run<'_>) -> Result<(PathBuf, Checkpoint), TrainError> {
+        let mut reasons = Vec::new();
+        for path in self.work_dir.resume_from() {
+            match Checkpoint::load(path) {
+                Ok(checkpoint) => return Ok((path.clone(), checkpoint)),
+                Err(error) => {
+                    let reason = error.to_string();
+                    run.log(&Record::SkippedCheckpoint { path: path.clone(), reason: reason.clone() })?;
+                    reasons.push(reason);
+                }
+            }
+        }
+        Err(TrainError::NoIntactCheckpoint { path: self.work_dir.path().to_owned(), reasons })
     }
 
     /// The rest of the epoch that the run is in.
-    fn train_epoch(&self, mut run: Run, on_event: &mut dyn FnMut(Event<'_>)) -> Result<Run, TrainError> {
+    fn train_epoch<'a>(&self, mut run: Run<'a>) -> Result<Run<'a>, TrainError> {
         let per_epoch = self.config.iterations_per_epoch;
         let (epoch, num_done) = (run.iteration / per_epoch, run.iteration % per_epoch);
-        let mut batches = self.loader.epoch(epoch, num_done);
-        while run.iteration < self.config.num_iterations {
-            let began = Instant::now();
-            let Some(batch) = batches.next() else { break };
-            let batch = batch?;
-            let data_s = began.elapsed().as_secs_f64();
-            let report;
-            (run.detector, report) = self.step(run.detector, &mut run.sgd, run.iteration, &batch)?;
-            run.iteration += 1;
-            let record = iteration_record(run.iteration, epoch, report, [began.elapsed().as_secs_f64(), data_s]);
-            emit(&mut run.log, &Record::Iteration(record), on_event)?;
-            if self.config.is_saved_after(run.iteration) {
-                self.save(&mut run, on_event)?;
+        let mut batches = self.loader.epoch(epoch, num_done * self.config.accumulate);
+        for _ in num_done..per_epoch {
+            if run.iteration == self.last_iteration() || self.stop.is_made() {
+                break;
             }
-            if self.config.is_evaluated_after(run.iteration) {
-                self.evaluate(&mut run, on_event)?;
+            let began = Instant::now();
+            let report;
+            let num_images;
+            (run, report, num_images) = self.iterate(run, &mut batches)?;
+            run.iteration += 1;
+            self.tell_bad_images(&mut run)?;
+            let record = self.iteration_record(&run, report, num_images, began);
+            run.log(&Record::Iteration(record))?;
+            if self.is_saved_after(run.iteration) {
+                self.save(&mut run)?;
+            }
+            if self.is_evaluated_after(run.iteration) {
+                self.evaluate(&mut run)?;
             }
         }
         Ok(run)
     }
 
-    fn step(
+    /// One step on the next batches; how long it waited for them stands in the report's last place.
+    fn iterate<'a>(
         &self,
-        detector: Detector,
-        sgd: &mut Sgd,
-        iteration: usize,
-        batch: &TrainBatch,
-    ) -> Result<(Detector, StepReport), TrainError> {
-        let images = batch.images.to_device(&self.device.clone().autodiff());
-        train_step(detector, sgd, &self.config, iteration, (&images, &batch.targets))
+        mut run: Run<'a>,
+        batches: &mut dyn Iterator<Item = Result<TrainBatch, DataError>>,
+    ) -> Result<(Run<'a>, (StepReport, f64), usize), TrainError> {
+        let mut step = Step::new(&self.config, run.iteration);
+        let mut image_ids = Vec::new();
+        let mut data_s = 0.0;
+        for batch in batches.take(self.config.accumulate) {
+            let began = Instant::now();
+            let batch = match batch {
+                Ok(batch) => batch,
+                // The run is as good as before.
+                Err(error) => {
+                    self.tell_bad_images(&mut run)?;
+                    self.save(&mut run)?;
+                    return Err(error.into());
+                }
+            };
+            let images = batch.images.to_device(&self.device.clone().autodiff());
+            data_s += began.elapsed().as_secs_f64();
+            image_ids.extend(batch.image_ids);
+            step.add(&run.detector, (&images, &batch.targets))
+                .map_err(|source| self.diverged(run.iteration, run.saved, source, &image_ids))?;
+        }
+        let report;
+        (run.detector, report) = step
+            .finish(run.detector, &mut run.sgd)
+            .map_err(|source| self.diverged(run.iteration, run.saved, source, &image_ids))?;
+        if let Some(ema) = &mut run.ema {
+            ema.update(&run.detector, run.iteration);
+        }
+        Ok((run, (report, data_s), image_ids.len()))
     }
 
-    fn save(&self, run: &mut Run, on_event: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+    fn diverged(
+        &self,
+        num_done: usize,
+        saved: Option<usize>,
+        source: super::StepError,
+        image_ids: &[u64],
+    ) -> TrainError {
+        let checkpoint = saved.map(|iteration| self.work_dir.checkpoint_path(iteration));
+        let images = self.loader.file_names(image_ids);
+        TrainError::Diverged { iteration: num_done + 1, source, images, checkpoint }
+    }
+
+    fn tell_bad_images(&self, run: &mut Run<'_>) -> Result<(), TrainError> {
+        for (num_bad, reason) in self.loader.bad_images().take_new() {
+            run.log(&Record::BadImage { reason, num_bad, limit: self.loader.bad_images().limit() })?;
+        }
+        Ok(())
+    }
+
+    fn iteration_record(
+        &self,
+        run: &Run<'_>,
+        (report, data_s): (StepReport, f64),
+        num_images: usize,
+        began: Instant,
+    ) -> IterationRecord {
+        let elapsed_s = began.elapsed().as_secs_f64();
+        let (taken_up, first) = run.began;
+        let pace_s = taken_up.elapsed().as_secs_f64() / (run.iteration - first) as f64;
+        IterationRecord {
+            iteration: run.iteration,
+            epoch: (run.iteration - 1) / self.config.iterations_per_epoch,
+            learning_rate: report.learning_rate,
+            losses: report.losses,
+            loss: report.loss,
+            gradient_norm: report.gradient_norm,
+            elapsed_s,
+            data_s,
+            forward_s: report.forward_s,
+            backward_s: report.backward_s,
+            optimizer_s: report.optimizer_s,
+            images_per_s: num_images as f64 / elapsed_s,
+            eta_s: pace_s * (self.last_iteration() - run.iteration) as f64,
+            peak_memory_mib: peak_memory_mib(),
+        }
+    }
+
+    /// Writes a checkpoint of this iteration, unless it is there.
+    fn save(&self, run: &mut Run<'_>) -> Result<(), TrainError> {
+        if run.saved == Some(run.iteration) {
+            return Ok(());
+        }
         let path = self.work_dir.checkpoint_path(run.iteration);
         let checkpoint = Checkpoint {
             info: CheckpointInfo {
                 iteration: run.iteration,
                 seed: self.config.seed,
+                best: run.best.clone(),
                 categories: self.categories.clone(),
                 plan: self.plan.clone(),
             },
             model: collect(&run.detector),
             velocities: run.sgd.state(&run.detector),
+            averages: run.ema.as_ref().map(|ema| ema.state(&run.detector)).unwrap_or_default(),
         };
         checkpoint.save(&path)?;
-        emit(&mut run.log, &Record::Checkpoint { iteration: run.iteration, path }, on_event)
+        run.saved = Some(run.iteration);
+        self.work_dir.rotate(self.config.keep_checkpoints)?;
+        run.log(&Record::Checkpoint { iteration: run.iteration, path })
     }
 
-    fn evaluate(&self, run: &mut Run, on_event: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+    /// Scores the detector, with averaged weights if the run takes averages. If the run is asked to stop meanwhile, it goes without.
+    fn evaluate(&self, run: &mut Run<'_>) -> Result<(), TrainError> {
         let began = Instant::now();
         let num_images = self.evaluator.num_images();
-        let (detections, summaries) = self.evaluator.run(&run.detector.valid(), &self.device, &mut |num_done| {
-            on_event(Event::Evaluating { num_done, num_images });
-        })?;
-        let path = self.work_dir.detections_path();
-        write_whole(&path, |unfinished| write_results(unfinished, &detections))?;
+        let detector = match &run.ema {
+            Some(ema) => ema.apply(run.detector.clone()).valid(),
+            None => run.detector.valid(),
+        };
+        let mut told = Ok(());
+        let scored = self.evaluator.run(&detector, &self.device, &mut |num_done| {
+            told = run.observer.observe(&Event::Evaluating { num_done, num_images });
+            if told.is_err() || self.stop.is_made() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        told?;
+        let (detections, summaries) = match scored {
+            Err(EvalError::Interrupted) => return Ok(()),
+            scored => scored?,
+        };
+        write_results(&self.work_dir.detections_path(), &detections)?;
+        run.observer.observe(&Event::Detected { iteration: run.iteration, detections: &detections })?;
+        let is_best = self.take_best(run, &summaries)?;
         let record = EvaluationRecord {
             iteration: run.iteration,
             epoch: run.iteration / self.config.iterations_per_epoch,
             metrics: summaries.iter().map(|summary| (summary.iou_type.name().to_owned(), metrics(summary))).collect(),
+            is_best,
             elapsed_s: began.elapsed().as_secs_f64(),
         };
-        emit(&mut run.log, &Record::Evaluation(record), on_event)
+        run.log(&Record::Evaluation(record))
+    }
+
+    /// Keeps the checkpoint if none before was better. Masks count more than boxes: whoever trains them wants them.
+    fn take_best(&self, run: &mut Run<'_>, summaries: &[Summary]) -> Result<bool, TrainError> {
+        let score = summaries.last().and_then(|summary| Some((summary.iou_type.name(), metrics(summary)["AP"]?)));
+        let Some((metric, ap)) = score else { return Ok(false) };
+        if run.best.as_ref().is_some_and(|best| ap <= best.ap) {
+            return Ok(false);
+        }
+        let best = BestScore { iteration: run.iteration, metric: metric.to_owned(), ap };
+        self.work_dir.keep_as_best(&best)?;
+        run.best = Some(best);
+        Ok(true)
     }
 }
 
 fn metrics(summary: &Summary) -> BTreeMap<String, Option<f64>> {
     summary.named().into_iter().collect()
-}
-
-fn iteration_record(iteration: usize, epoch: usize, report: StepReport, seconds: [f64; 2]) -> IterationRecord {
-    let [elapsed_s, data_s] = seconds;
-    IterationRecord {
-        iteration,
-        epoch,
-        learning_rate: report.learning_rate,
-        losses: report.losses,
-        loss: report.loss,
-        gradient_norm: report.gradient_norm,
-        elapsed_s,
-        data_s,
-        peak_memory_mib: peak_memory_mib(),
-    }
-}
-
-fn emit(log: &mut Log, record: &Record, on_event: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
-    log.write(record)?;
-    on_event(Event::Logged(record));
-    Ok(())
-}
-
-/// The first entry in which two plans differ: its path, and both values.
-fn first_difference(found: &Value, expected: &Value, path: &str) -> Option<(String, String, String)> {
-    match (found, expected) {
-        (Value::Object(found), Value::Object(expected)) => {
-            let keys: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
-            keys.into_iter().find_map(|key| {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                let null = &Value::Null;
-                first_difference(found.get(key).unwrap_or(null), expected.get(key).unwrap_or(null), &path)
-            })
-        }
-        (found, expected) if found == expected => None,
-        (found, expected) => Some((path.to_owned(), found.to_string(), expected.to_string())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn the_first_difference_of_two_plans_has_its_path() {
-        let first = json!({ "a": 1, "train": { "seed": 0, "lr": 0.1 } });
-        assert_eq!(first_difference(&first, &first, ""), None);
-        let second = json!({ "a": 1, "train": { "seed": 0, "lr": 0.2, "new": true } });
-        let difference = first_difference(&first, &second, "").unwrap();
-        assert_eq!(difference, ("train.lr".to_owned(), "0.1".to_owned(), "0.2".to_owned()));
-    }
 }

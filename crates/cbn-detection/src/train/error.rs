@@ -1,9 +1,9 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::{CheckpointError, LogError};
+use super::{CheckpointError, LogError, StepError};
 use crate::data::DataError;
 use crate::eval::EvalError;
 
@@ -32,23 +32,19 @@ pub enum TrainError {
     },
     /// The run diverged.
     #[error(
-        "iteration {iteration}: {loss} is {value}: training has diverged; lower train.learning_rate or set train.clip_norm"
+        "iteration {iteration}: {source}, on {}: training has diverged; lower train.learning_rate or set train.clip_norm; {}",
+        images.join(", "),
+        last_checkpoint(checkpoint.as_deref())
     )]
-    NonFiniteLoss {
+    Diverged {
         /// Counted from 1.
         iteration: usize,
-        /// Which loss.
-        loss: &'static str,
-        /// What it became.
-        value: f64,
-    },
-    /// The run diverged.
-    #[error("iteration {iteration}: the gradient's norm is {value}: training has diverged; lower train.learning_rate")]
-    NonFiniteGradient {
-        /// Counted from 1.
-        iteration: usize,
-        /// What it became.
-        value: f64,
+        /// What became of which number.
+        source: StepError,
+        /// Files of the step's images.
+        images: Vec<String>,
+        /// The last one that was written, from before.
+        checkpoint: Option<PathBuf>,
     },
     /// The schedule was made for another data set.
     #[error("the run was planned for {planned} iterations an epoch, the loader yields {found}")]
@@ -66,6 +62,12 @@ pub enum TrainError {
         /// Why.
         source: io::Error,
     },
+    /// Another process writes to the work directory.
+    #[error("another process trains in work directory {}: wait for it, or name another one with --work-dir", path.display())]
+    WorkDirLocked {
+        /// Which one.
+        path: PathBuf,
+    },
     /// The work directory holds another run.
     #[error("work directory {} holds checkpoints already: continue them with --resume, or name another one with --work-dir", path.display())]
     WorkDirInUse {
@@ -77,6 +79,14 @@ pub enum TrainError {
     NothingToResume {
         /// Which one.
         path: PathBuf,
+    },
+    /// None of the checkpoints is whole.
+    #[error("none of the checkpoints in work directory {} can be used: {}", path.display(), reasons.join("; "))]
+    NoIntactCheckpoint {
+        /// The work directory.
+        path: PathBuf,
+        /// What is wrong with each.
+        reasons: Vec<String>,
     },
     /// A run can only be continued as it was begun.
     #[error("checkpoint {} was written under another plan: {key} is {found} there and {expected} now", path.display())]
@@ -90,4 +100,11 @@ pub enum TrainError {
         /// What this run says.
         expected: String,
     },
+}
+
+fn last_checkpoint(path: Option<&Path>) -> String {
+    match path {
+        Some(path) => format!("{} is from before", path.display()),
+        None => "no checkpoint was written before".to_owned(),
+    }
 }

@@ -28,6 +28,29 @@ pub fn clip<M: Module>(module: &M, gradients: GradientsParams, norm: f64, max_no
     scale.gradients
 }
 
+/// The sum of two sets of gradients of the module; what only one of them has stays as it is.
+pub fn add<M: Module>(module: &M, first: GradientsParams, second: GradientsParams) -> GradientsParams {
+    let mut sum = Add { first, second };
+    module.visit(&mut sum);
+    sum.first
+}
+
+struct Add {
+    first: GradientsParams,
+    second: GradientsParams,
+}
+
+impl ModuleVisitor for Add {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(second) = self.second.remove::<D>(param.id) else { return };
+        let sum = match self.first.remove::<D>(param.id) {
+            Some(first) => first + second,
+            None => second,
+        };
+        self.first.register(param.id, sum);
+    }
+}
+
 struct SumOfSquares<'a> {
     gradients: &'a GradientsParams,
     /// Stays on the device, so that the whole walk reads back one number.

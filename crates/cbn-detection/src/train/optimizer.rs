@@ -1,11 +1,12 @@
 //! Stochastic gradient descent as PyTorch defines it.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::module_state::{NamedTensors, Path};
+use super::module_state::NamedTensors;
+use super::per_parameter::PerParameter;
 
 /// Momentum and weight decay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,14 +32,13 @@ pub struct SgdConfig {
 #[derive(Debug)]
 pub struct Sgd {
     config: SgdConfig,
-    /// Keyed by parameter, as gradients are.
-    velocities: GradientsParams,
+    velocities: PerParameter,
 }
 
 impl Sgd {
     /// No parameter has a velocity yet.
     pub fn new(config: SgdConfig) -> Self {
-        Self { config, velocities: GradientsParams::new() }
+        Self { config, velocities: PerParameter::default() }
     }
 
     /// Moves every parameter that has a gradient.
@@ -49,10 +49,7 @@ impl Sgd {
 
     /// The velocities, under their parameters' paths.
     pub fn state<M: Module>(&self, module: &M) -> NamedTensors {
-        let mut collector =
-            VelocityCollector { path: Path::default(), velocities: &self.velocities, state: NamedTensors::new() };
-        module.visit(&mut collector);
-        collector.state
+        self.velocities.state(module)
     }
 
     /// Takes velocities under their parameters' paths.
@@ -61,16 +58,13 @@ impl Sgd {
     ///
     /// The names that no parameter of the module has, or that it has with another shape.
     pub fn restore<M: Module>(&mut self, module: &M, state: NamedTensors) -> Result<(), Vec<String>> {
-        let mut restorer = VelocityRestorer { path: Path::default(), velocities: &mut self.velocities, state };
-        module.visit(&mut restorer);
-        let foreign: Vec<String> = restorer.state.into_keys().collect();
-        if foreign.is_empty() { Ok(()) } else { Err(foreign) }
+        self.velocities.restore(module, state)
     }
 }
 
 struct StepMapper<'a> {
     config: &'a SgdConfig,
-    velocities: &'a mut GradientsParams,
+    velocities: &'a mut PerParameter,
     gradients: GradientsParams,
     learning_rate: f64,
 }
@@ -83,61 +77,13 @@ impl ModuleMapper for StepMapper<'_> {
         let weight = weight.inner();
 
         let decayed = gradient + weight.clone().mul_scalar(self.config.weight_decay);
-        let velocity = match self.velocities.remove::<D>(id) {
+        let velocity = match self.velocities.take::<D>(id) {
             Some(velocity) => velocity.mul_scalar(self.config.momentum) + decayed,
             None => decayed,
         };
-        self.velocities.register(id, velocity.clone());
+        self.velocities.set(id, velocity.clone());
         let moved = weight - velocity.mul_scalar(self.learning_rate);
         Param::from_mapped_value(id, Tensor::from_inner(moved).set_require_grad(requires_grad), mapper)
-    }
-}
-
-struct VelocityCollector<'a> {
-    path: Path,
-    velocities: &'a GradientsParams,
-    state: NamedTensors,
-}
-
-impl ModuleVisitor for VelocityCollector<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.enter(name);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(velocity) = self.velocities.get::<D>(param.id) {
-            self.state.insert(self.path.name(), velocity.into_data());
-        }
-    }
-}
-
-struct VelocityRestorer<'a> {
-    path: Path,
-    velocities: &'a mut GradientsParams,
-    /// What no parameter has taken yet.
-    state: NamedTensors,
-}
-
-impl ModuleVisitor for VelocityRestorer<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.enter(name);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let name = self.path.name();
-        let weight = param.val();
-        if let Some(data) = self.state.remove(&name).filter(|data| data.shape().to_vec() == weight.dims()) {
-            let device = weight.device().without_autodiff();
-            self.velocities.register(param.id, Tensor::<D>::from_data(data, &device));
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::TrainError;
 use crate::data::{Category, Dataset};
+use crate::files::write_atomically;
 
 /// What a run was made of, so that a directory tells without its checkpoints.
 ///
@@ -89,21 +90,9 @@ impl RunInfo {
 
     pub(super) fn save(&self, path: &Path) -> Result<(), TrainError> {
         let text = serde_json::to_string_pretty(self).expect("a run's facts have string keys only");
-        write_whole(path, |unfinished| {
-            std::fs::write(unfinished, text)
-                .map_err(|source| TrainError::WriteFile { path: unfinished.to_owned(), source })
-        })
+        write_atomically(path, text.as_bytes())
+            .map_err(|source| TrainError::WriteFile { path: path.to_owned(), source })
     }
-}
-
-/// Writes under another name and renames, so that `path` never holds half a file.
-pub(super) fn write_whole<E: Into<TrainError>>(
-    path: &Path,
-    write: impl FnOnce(&Path) -> Result<(), E>,
-) -> Result<(), TrainError> {
-    let unfinished = path.with_extension("unfinished");
-    write(&unfinished).map_err(E::into)?;
-    std::fs::rename(&unfinished, path).map_err(|source| TrainError::WriteFile { path: path.to_owned(), source })
 }
 
 /// The value of the first line `key : value` of one of Linux's files.

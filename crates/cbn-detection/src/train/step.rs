@@ -1,19 +1,21 @@
 //! One step: losses, gradients, weights.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use burn::optim::GradientsParams;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use thiserror::Error;
 
-use super::{Sgd, TrainConfig, TrainError, gradients};
+use super::{Sgd, TrainConfig, gradients};
 use crate::model::Detector;
 use crate::structures::{ImageBatch, Losses, Targets};
 
 /// What a step measured.
 #[derive(Clone, Debug)]
 pub struct StepReport {
-    /// By name.
+    /// By name; of several batches, the mean.
     pub losses: BTreeMap<&'static str, f64>,
     /// Their sum.
     pub loss: f64,
@@ -21,16 +23,49 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// The rate of this step.
     pub learning_rate: f64,
+    /// From images to losses.
+    pub forward_s: f64,
+    /// From losses to gradients and their norm.
+    pub backward_s: f64,
+    /// From gradients to weights.
+    pub optimizer_s: f64,
 }
 
-/// Everything random in an iteration comes from here: the same numbers whether the run was interrupted or not.
-fn rng(seed: u64, iteration: usize) -> ChaCha8Rng {
+/// A step that must not be taken.
+#[derive(Clone, Debug, Error)]
+pub enum StepError {
+    /// A loss is not a number.
+    #[error("{loss} is {value} (losses {})", list(losses))]
+    Loss {
+        /// Which one.
+        loss: &'static str,
+        /// What it became.
+        value: f64,
+        /// All of the batch.
+        losses: BTreeMap<&'static str, f64>,
+    },
+    /// The gradient is not a number.
+    #[error("the gradient's norm is {norm} (losses {})", list(losses))]
+    Gradient {
+        /// What it became.
+        norm: f64,
+        /// Of the step.
+        losses: BTreeMap<&'static str, f64>,
+    },
+}
+
+fn list(losses: &BTreeMap<&'static str, f64>) -> String {
+    losses.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Everything random in a batch's losses comes from here: the same numbers whether the run was interrupted or not.
+fn rng(seed: u64, batch: usize) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(iteration as u64);
+    rng.set_stream(batch as u64);
     rng
 }
 
-/// Moves the detector's weights by one step.
+/// Moves the detector's weights by one step on one batch.
 ///
 /// `iteration` counts finished iterations.
 ///
@@ -43,34 +78,89 @@ pub fn train_step(
     config: &TrainConfig,
     iteration: usize,
     batch: (&ImageBatch, &[Targets]),
-) -> Result<(Detector, StepReport), TrainError> {
-    let (images, targets) = batch;
-    let losses = detector.forward_train(images, targets, &mut rng(config.seed, iteration));
-    let values = finite_losses(&losses, iteration)?;
-
-    let gradients = GradientsParams::from_grads(losses.total().backward(), &detector);
-    let gradient_norm = gradients::global_norm(&detector, &gradients);
-    if !gradient_norm.is_finite() {
-        return Err(TrainError::NonFiniteGradient { iteration: iteration + 1, value: gradient_norm });
-    }
-    let gradients = match config.clip_norm {
-        Some(max_norm) => gradients::clip(&detector, gradients, gradient_norm, max_norm),
-        None => gradients,
-    };
-    let learning_rate = config.schedule.learning_rate(iteration);
-    let detector = sgd.step(detector, gradients, learning_rate);
-    let loss = values.values().sum();
-    Ok((detector, StepReport { losses: values, loss, gradient_norm, learning_rate }))
+) -> Result<(Detector, StepReport), StepError> {
+    let mut step = Step::new(config, iteration);
+    step.add(&detector, batch)?;
+    step.finish(detector, sgd)
 }
 
-fn finite_losses(losses: &Losses, iteration: usize) -> Result<BTreeMap<&'static str, f64>, TrainError> {
-    let mut values = BTreeMap::new();
-    for (name, loss) in losses.named() {
-        let value = f64::from(loss.into_scalar::<f32>());
-        if !value.is_finite() {
-            return Err(TrainError::NonFiniteLoss { iteration: iteration + 1, loss: name, value });
-        }
-        values.insert(name, value);
+/// The gradients of one or more batches on the way to a step.
+pub(super) struct Step<'a> {
+    config: &'a TrainConfig,
+    iteration: usize,
+    gradients: Option<GradientsParams>,
+    losses: BTreeMap<&'static str, f64>,
+    num_batches: usize,
+    forward_s: f64,
+    backward_s: f64,
+}
+
+impl<'a> Step<'a> {
+    pub(super) fn new(config: &'a TrainConfig, iteration: usize) -> Self {
+        let losses = BTreeMap::new();
+        Self { config, iteration, gradients: None, losses, num_batches: 0, forward_s: 0.0, backward_s: 0.0 }
     }
-    Ok(values)
+
+    /// Adds a batch's share to the gradient: each batch counts alike.
+    pub(super) fn add(&mut self, detector: &Detector, batch: (&ImageBatch, &[Targets])) -> Result<(), StepError> {
+        let began = Instant::now();
+        let (images, targets) = batch;
+        let share = 1.0 / self.config.accumulate as f64;
+        let place = self.iteration * self.config.accumulate + self.num_batches;
+        let losses = detector.forward_train(images, targets, &mut rng(self.config.seed, place));
+        for (name, value) in finite(&losses)? {
+            *self.losses.entry(name).or_default() += value * share;
+        }
+        self.forward_s += began.elapsed().as_secs_f64();
+
+        let began = Instant::now();
+        // A factor of 1 would be one more rounding that changes nothing, and one more operation.
+        let total = if self.config.accumulate == 1 { losses.total() } else { losses.total().mul_scalar(share) };
+        let gradients = GradientsParams::from_grads(total.backward(), detector);
+        self.gradients = Some(match self.gradients.take() {
+            Some(sum) => gradients::add(detector, sum, gradients),
+            None => gradients,
+        });
+        self.num_batches += 1;
+        self.backward_s += began.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Moves the weights.
+    pub(super) fn finish(mut self, detector: Detector, sgd: &mut Sgd) -> Result<(Detector, StepReport), StepError> {
+        let began = Instant::now();
+        let gradients = self.gradients.take().unwrap_or_default();
+        let gradient_norm = gradients::global_norm(&detector, &gradients);
+        if !gradient_norm.is_finite() {
+            return Err(StepError::Gradient { norm: gradient_norm, losses: self.losses });
+        }
+        let backward_s = self.backward_s + began.elapsed().as_secs_f64();
+
+        let began = Instant::now();
+        let gradients = match self.config.clip_norm {
+            Some(max_norm) => gradients::clip(&detector, gradients, gradient_norm, max_norm),
+            None => gradients,
+        };
+        let learning_rate = self.config.schedule.learning_rate(self.iteration);
+        let detector = sgd.step(detector, gradients, learning_rate);
+        let report = StepReport {
+            loss: self.losses.values().sum(),
+            losses: self.losses,
+            gradient_norm,
+            learning_rate,
+            forward_s: self.forward_s,
+            backward_s,
+            optimizer_s: began.elapsed().as_secs_f64(),
+        };
+        Ok((detector, report))
+    }
+}
+
+fn finite(losses: &Losses) -> Result<BTreeMap<&'static str, f64>, StepError> {
+    let losses: BTreeMap<&'static str, f64> =
+        losses.named().into_iter().map(|(name, loss)| (name, f64::from(loss.into_scalar::<f32>()))).collect();
+    match losses.iter().find(|(_, value)| !value.is_finite()) {
+        Some((&loss, &value)) => Err(StepError::Loss { loss, value, losses }),
+        None => Ok(losses),
+    }
 }

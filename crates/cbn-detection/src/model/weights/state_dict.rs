@@ -7,6 +7,7 @@ use pytorch_reader::{DType as TorchDType, PickleValue, PytorchReader};
 use safetensors::{Dtype as SafeDType, SafeTensors};
 
 use super::{WeightsError, numpy_pickle};
+use crate::files::write_atomically;
 
 /// The floating-point tensors of a file by name, as a PyTorch `state_dict` has them.
 ///
@@ -61,9 +62,7 @@ impl StateDict {
         });
         let failed = |reason: String| WeightsError::Write { path: path.to_owned(), reason };
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| failed(error.to_string()))?;
-        let unfinished = path.with_extension("unfinished");
-        let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, path));
-        written.map_err(|error| failed(error.to_string()))
+        write_atomically(path, &bytes).map_err(|error| failed(error.to_string()))
     }
 
     /// Every tensor with its name, sorted by name; all hold `f32`.
