@@ -205,7 +205,7 @@ fn info_of(path: &Path, metadata: Metadata) -> Result<CheckpointInfo, Checkpoint
 
 fn check_hash(path: &Path, metadata: &Metadata, file: &SafeTensors<'_>) -> Result<(), CheckpointError> {
     let mut views: Vec<(&str, TensorView<'_>)> = file.iter().collect();
-    views.sort_by(|(first, _), (second, _)| first.cmp(second));
+    views.sort_by_key(|&(name, _)| name);
     if content_hash(&metadata.info.to_string(), &views) == metadata.content_hash {
         return Ok(());
     }
