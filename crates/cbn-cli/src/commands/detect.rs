@@ -9,12 +9,16 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use cbn_detection::data::{TestBatch, read_rgb};
 use cbn_detection::eval::{CocoDetection, collect};
+use cbn_detection::structures::ImageSize;
+use cbn_report::overlay::{Item, Scale, class_color, render};
 use image::RgbImage;
 use serde::Serialize;
 
 use crate::cli::DetectArgs;
 use crate::model_file::TrainedModel;
-use crate::output::overlay::{self, Item};
+
+/// Pictures whose longer side is at most half of this are enlarged.
+const MIN_SIDE_PX: u32 = 1024;
 
 /// What was found in one picture; an element of detections.json.
 #[derive(Serialize)]
@@ -87,17 +91,19 @@ pub fn detect_in(
 
 /// Writes a picture with what was found in it.
 pub fn draw(model: &TrainedModel, picture: &RgbImage, found: &[CocoDetection], path: &Path) -> Result<()> {
-    let class_of =
-        |detection: &CocoDetection| model.categories.iter().position(|category| category.id == detection.category_id);
-    let items: Vec<Item<'_>> = found
-        .iter()
-        .map(|detection| Item {
-            detection,
+    let size = ImageSize::new(picture.height() as usize, picture.width() as usize);
+    let item = |detection: &CocoDetection| -> Result<Item> {
+        let class = model.categories.iter().position(|category| category.id == detection.category_id).unwrap_or(0);
+        Ok(Item {
+            bbox: detection.bbox,
+            mask: detection.mask(size)?,
             label: format!("{} {:.2}", class_name(model, detection), detection.score),
-            class: class_of(detection).unwrap_or(0),
+            color: class_color(class),
         })
-        .collect();
-    overlay::render(picture, &items)?.save(path).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let items = found.iter().map(item).collect::<Result<Vec<_>>>()?;
+    let overlay = render(picture, &items, Scale::AtLeast(MIN_SIDE_PX));
+    overlay.save(path).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn class_name<'a>(model: &'a TrainedModel, detection: &CocoDetection) -> &'a str {
