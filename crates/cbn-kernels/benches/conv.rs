@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use cbn_kernels::conv::{Algorithm, Method};
+use cbn_kernels::conv::{Algorithm, Method, TileSize};
 use cbn_kernels::{ConvShape, Epilogue, Isa, PackedWeight};
 
 /// As the command has: its large blocks start on a cache line, others do not, and a load across two lines takes two steps.
@@ -42,14 +42,17 @@ const SMALL: [Row; 13] = [
 const DEPTHWISE: [Row; 2] =
     [("depthwise.c2", [2, 64, 200, 336, 64, 3, 1]), ("depthwise.c4", [2, 512, 50, 84, 512, 3, 1])];
 
+const ALGORITHMS: [Algorithm; 4] =
+    [Algorithm::Gemm, Algorithm::Winograd(TileSize::Four), Algorithm::Winograd(TileSize::Six), Algorithm::Depthwise];
+
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    println!("{:<14} {:<9} {:>17} {:>17} {:>17} {:>17}", "", "", "forward", "packed", "grad x", "grad w");
-    println!("{:<14} {:<9} {}", "shape", "algorithm", "       ms  GFLOP/s".repeat(4));
+    println!("{:<14} {:<14} {:>17} {:>17} {:>17} {:>17}", "", "", "forward", "packed", "grad x", "grad w");
+    println!("{:<14} {:<14} {}", "shape", "algorithm", "       ms  GFLOP/s".repeat(4));
     let dense = large().into_iter().chain(SMALL).map(|(name, sizes)| (name, shape(sizes)));
     let depthwise = DEPTHWISE.map(|(name, sizes)| (name, ConvShape { groups: sizes[1], ..shape(sizes) }));
     for (name, shape) in dense.chain(depthwise).filter(|(name, _)| name.contains(&filter)) {
-        for algorithm in [Algorithm::Gemm, Algorithm::Winograd, Algorithm::Depthwise] {
+        for algorithm in ALGORITHMS {
             if algorithm.is_applicable(&shape) {
                 row(name, &shape, Method { algorithm, isa: Isa::detect() });
             }
@@ -95,7 +98,7 @@ fn row(name: &str, shape: &ConvShape, method: Method) {
     // Of the direct convolution, whatever the algorithm.
     let gflop = 2.0 * (shape.output_len() * shape.weight_len() / shape.out_channels) as f64 / 1e9;
     let columns = times.map(|time| format!(" {:>8.2} {:>8.0}", time.as_secs_f64() * 1e3, gflop / time.as_secs_f64()));
-    println!("{name:<14} {:<9} {}", format!("{:?}", method.algorithm), columns.concat());
+    println!("{name:<14} {:<14} {}", format!("{:?}", method.algorithm), columns.concat());
 }
 
 /// The shortest of the runs that fit into 0.6 s, three at least.

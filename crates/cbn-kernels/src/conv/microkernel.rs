@@ -25,6 +25,14 @@ per_isa! {
 }
 
 per_isa! {
+    /// `tile[i][j] = sum_k rows[i][k] * panel[k][j]`: as [`multiply_rows`] for near rows. What is `ahead` is brought to the
+    /// second-level cache in the meantime.
+    pub(crate) fn multiply_near_rows(
+        rows: (&[f32], usize), panel: (&[f32], usize), tile: &mut [f32], ahead: [Ahead; 2],
+    ) = multiply_near_rows_body
+}
+
+per_isa! {
     /// `tile[i][j] = sum_s sum_k rows[s][i][k] * panel[s * len + k][j]`: as [`multiply_rows`] for short rows in several segments of
     /// `len` each, `rows` being `[segment][row]`.
     pub(crate) fn multiply_short_rows(rows: &[&[f32]], len: usize, panel: (&[f32], usize), tile: &mut [f32])
@@ -75,6 +83,73 @@ fn multiply_rows_body<T: Target>(
             }
         }
     }
+}
+
+#[inline(always)]
+fn multiply_near_rows_body<T: Target>(
+    rows: (&[f32], usize),
+    (panel, width): (&[f32], usize),
+    tile: &mut [f32],
+    ahead: [Ahead; 2],
+) {
+    let right = Right { panel, width, column: 0 };
+    match (T::IS_WIDE, width) {
+        (true, 64) => near_row_blocks::<T, 6, 4>(rows, right, tile, ahead),
+        (true, 48) => near_row_blocks::<T, 6, 3>(rows, right, tile, ahead),
+        (true, 32) => near_row_blocks::<T, 6, 2>(rows, right, tile, ahead),
+        (true, 16) => near_row_blocks::<T, 12, 1>(rows, right, tile, ahead),
+        _ => {
+            for column in (0..width).step_by(LANES) {
+                let right = Right { column, ..right };
+                if T::HAS_FMA {
+                    near_row_blocks::<T, 6, 1>(rows, right, tile, ahead);
+                } else {
+                    near_row_blocks::<T, 2, 1>(rows, right, tile, ahead);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn near_row_blocks<T: Target, const R: usize, const V: usize>(
+    (rows, stride): (&[f32], usize),
+    right: Right<'_>,
+    tile: &mut [f32],
+    ahead: [Ahead; 2],
+) {
+    let depth = right.panel.len() / right.width;
+    let count = tile.len() / right.width;
+    let blocks = count.div_ceil(R);
+    for (block, tile) in tile.chunks_mut(R * right.width).enumerate() {
+        // A short last block repeats its last row; the repeats are not stored.
+        let left: [&[f32]; R] = std::array::from_fn(|r| &rows[(block * R + r).min(count - 1) * stride..][..depth]);
+        let walks = ahead.map(|ahead| ahead.walk(block, blocks, depth));
+        let sums = near_row_block::<T, R, V>(left, right, walks);
+        store(&sums, right, tile, false);
+    }
+}
+
+/// [`row_block`] with walks, as [`transposed_block`].
+#[inline(always)]
+fn near_row_block<T: Target, const R: usize, const V: usize>(
+    left: [&[f32]; R],
+    right: Right<'_>,
+    [mut first, mut second]: [Walk; 2],
+) -> [[[f32; LANES]; V]; R] {
+    let mut sums = [[[0.0; LANES]; V]; R];
+    let depth = left[0].len();
+    for (k, row) in right.panel.chunks_exact(right.width).take(depth).enumerate() {
+        let row = load::<V>(row, right.column);
+        for r in 0..R {
+            fused_multiply_add::<T, V>(&mut sums[r], left[r][k], &row);
+        }
+        if T::HAS_FMA {
+            first.step();
+            second.step();
+        }
+    }
+    sums
 }
 
 #[inline(always)]

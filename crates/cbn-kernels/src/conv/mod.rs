@@ -18,6 +18,7 @@ mod winograd;
 pub use self::epilogue::Epilogue;
 pub use self::packed_weight::{PackedWeight, WeightShape};
 pub use self::shape::ConvShape;
+pub use self::winograd::TileSize;
 
 use self::packed_weight::Weight;
 use self::plan::Plan;
@@ -29,8 +30,8 @@ use crate::out::{self, Out};
 pub enum Algorithm {
     /// Matrix products over the taps; any shape.
     Gemm,
-    /// F(4x4, 3x3): 3x3 kernels with stride 1, dilation 1, one group and padding up to 2.
-    Winograd,
+    /// Winograd's F(4x4, 3x3) or F(6x6, 3x3): 3x3 kernels with stride 1, dilation 1, one group and padding up to 2.
+    Winograd(TileSize),
     /// Channel by channel, without matrix products: as many groups as input and output channels, more than one.
     Depthwise,
 }
@@ -40,7 +41,7 @@ impl Algorithm {
     pub fn is_applicable(self, shape: &ConvShape) -> bool {
         match self {
             Self::Gemm => true,
-            Self::Winograd => winograd::is_applicable(shape),
+            Self::Winograd(_) => winograd::is_applicable(shape),
             Self::Depthwise => depthwise::is_applicable(shape),
         }
     }
@@ -48,25 +49,26 @@ impl Algorithm {
     /// The faster algorithm for the convolution and its data gradient.
     ///
     /// Winograd has fewer products but more traffic: it transforms the weight, so it needs some tiles to share it, and the
-    /// maps, so it needs some channels.
+    /// maps, so it needs some channels. Large tiles where the map's edges leave them a tenth fewer products than small ones
+    /// have, and there are at most 512 channels, for accuracy.
     pub fn choose(shape: &ConvShape) -> Self {
-        Self::winograd_from(shape, 16)
+        Self::winograd_from(shape, 16, TileSize::choose)
     }
 
     /// The faster algorithm for the weight gradient, which transforms two maps for the same products.
     pub fn choose_for_weight_gradient(shape: &ConvShape) -> Self {
-        Self::winograd_from(shape, 96)
+        Self::winograd_from(shape, 96, TileSize::choose_for_weight_gradient)
     }
 
-    fn winograd_from(shape: &ConvShape, min_channels: usize) -> Self {
-        /// Below this many tiles reading the transformed weight costs more than the products it saves.
+    fn winograd_from(shape: &ConvShape, min_channels: usize, size: impl Fn(&ConvShape) -> TileSize) -> Self {
+        /// Below this many small tiles reading the transformed weight costs more than the products it saves.
         const MIN_TILES: usize = 48;
-        let tiles = winograd::tile_count(shape.batch, shape.out_height(), shape.out_width());
+        let tiles = TileSize::Four.count(shape.batch, shape.out_height(), shape.out_width());
         let is_worth_it = shape.in_channels.min(shape.out_channels) >= min_channels && tiles >= MIN_TILES;
         if depthwise::is_applicable(shape) {
             Self::Depthwise
         } else if winograd::is_applicable(shape) && is_worth_it {
-            Self::Winograd
+            Self::Winograd(size(shape))
         } else {
             Self::Gemm
         }
@@ -133,7 +135,7 @@ impl Method {
         }
         match self.algorithm {
             Algorithm::Gemm => gemm::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
-            Algorithm::Winograd => winograd::forward(kernels, shape, x, weight, epilogue, y),
+            Algorithm::Winograd(size) => winograd::forward((kernels, size), shape, x, weight, epilogue, y),
             Algorithm::Depthwise => depthwise::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
         }
     }
@@ -158,7 +160,7 @@ impl Method {
                 let plan = Plan::backward_input(shape);
                 gemm::run(kernels, &plan, grad_y, Weight::Plain(weight), &Epilogue::default(), grad_x);
             }
-            Algorithm::Winograd => winograd::backward_input(kernels, shape, grad_y, weight, grad_x),
+            Algorithm::Winograd(size) => winograd::backward_input((kernels, size), shape, grad_y, weight, grad_x),
             Algorithm::Depthwise => {
                 let plan = Plan::backward_input(shape);
                 depthwise::run(kernels, &plan, grad_y, Weight::Plain(weight), &Epilogue::default(), grad_x);
@@ -202,7 +204,7 @@ impl Method {
         }
         match self.algorithm {
             Algorithm::Gemm => gemm_weight::run(kernels, shape, x, grad_ys, grad_weights),
-            Algorithm::Winograd => winograd::backward_weight(kernels, shape, x, grad_ys, grad_weights),
+            Algorithm::Winograd(size) => winograd::backward_weight((kernels, size), shape, x, grad_ys, grad_weights),
             Algorithm::Depthwise => {
                 for (grad_y, grad_weight) in grad_ys.into_iter().zip(grad_weights) {
                     depthwise::backward_weight(kernels, shape, x, grad_y, grad_weight);

@@ -9,7 +9,7 @@ use cbn_kernels::{PackedWeight, WeightShape};
 ///
 /// What is kept belongs to one weight tensor: a layer whose weight was replaced packs anew. A clone starts empty, so that a
 /// training module and the copies it is evaluated by do not hold weights twice. Takes the memory of the weight once, of
-/// 3x3 weights with stride 1 five times.
+/// 3x3 weights with stride 1 five or eight times, by the size of the map.
 #[derive(Debug, Default)]
 pub struct PackedWeightCache(Arc<Slot>);
 

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{Filter, FilterGradient, Lanes, both_ways};
-use super::tiles::{FREQUENCIES, REACH};
+use super::lanes::{Lanes, both_ways};
+use super::tile_size::TileSize;
+use super::transforms::{Filter, FilterGradient, Four, Six, Transform};
 use crate::conv::microkernel::{LANES, PANEL, panel_width};
 use crate::isa::{Kernels, Target, per_isa};
 
@@ -18,55 +19,73 @@ pub(super) enum Direction {
     Backward,
 }
 
-/// Floats between the frequencies of a panel of `U`: padded, or the 36 stores of a filter would fall on few cache sets.
+/// Floats between the frequencies of a panel of `U`: padded, or the stores of a filter would fall on few cache sets.
 pub(super) fn u_stride(source: usize, width: usize) -> usize {
     source * width + LANES
 }
 
 /// Floats of `U`.
-pub(super) fn u_len(source: usize, target: usize) -> usize {
-    (0..target).step_by(PANEL).map(|first| FREQUENCIES * u_stride(source, panel_width(target, first))).sum()
+pub(super) fn u_len(size: TileSize, [source, target]: [usize; 2]) -> usize {
+    (0..target).step_by(PANEL).map(|first| size.frequencies() * u_stride(source, panel_width(target, first))).sum()
 }
 
-/// `U` as panels `[K / 64][36][C][width]`, where K are the channels that are computed; [`u_stride`] between frequencies.
+/// `U` as panels `[K / 64][frequency][C][width]`, where K are the channels that are computed; [`u_stride`] between frequencies.
 pub(super) fn transform_weight(
     kernels: Kernels,
+    size: TileSize,
     weight: &[f32],
     channels: [usize; 2],
     direction: Direction,
     u: &mut [f32],
 ) {
-    let [source, target] = channels;
-    u.par_chunks_mut(FREQUENCIES * u_stride(source, PANEL)).enumerate().for_each(|(i, panel)| {
-        transform_panel(kernels, weight, [source, target], direction, i * PANEL, panel);
+    u.par_chunks_mut(size.frequencies() * u_stride(channels[0], PANEL)).enumerate().for_each(|(i, panel)| {
+        transform_panel(kernels, size, weight, channels, direction, i * PANEL, panel);
     });
 }
 
 /// The same `U`, for the forward direction, from the packed panels `[9][C][width]` of a weight.
-pub(crate) fn transform_panels(kernels: Kernels, panels: &[&[f32]], [source, target]: [usize; 2]) -> Vec<f32> {
-    let mut u = vec![0.0; u_len(source, target)];
-    let panels = panels.par_iter().zip(u.par_chunks_mut(FREQUENCIES * u_stride(source, PANEL)));
-    panels.for_each(|(panel, u)| transform_packed_panel(kernels, panel, source, u));
+pub(crate) fn transform_panels(kernels: Kernels, size: TileSize, panels: &[&[f32]], channels: [usize; 2]) -> Vec<f32> {
+    let mut u = vec![0.0; u_len(size, channels)];
+    let panels = panels.par_iter().zip(u.par_chunks_mut(size.frequencies() * u_stride(channels[0], PANEL)));
+    panels.for_each(|(panel, u)| transform_packed_panel(kernels, size, panel, channels[0], u));
     u
 }
 
 per_isa! {
-    fn transform_packed_panel(panel: &[f32], source: usize, u: &mut [f32]) = transform_packed_panel_body
+    fn transform_packed_panel(size: TileSize, panel: &[f32], source: usize, u: &mut [f32])
+        = transform_packed_panel_body
 }
 
 per_isa! {
     fn transform_panel(
-        weight: &[f32], channels: [usize; 2], direction: Direction, first: usize, panel: &mut [f32],
+        size: TileSize, weight: &[f32], channels: [usize; 2], direction: Direction, first: usize, panel: &mut [f32],
     ) = transform_panel_body
 }
 
 per_isa! {
     /// Rows `first ..` of the weight's gradient, from `du[f]` of shape `[C][width]`.
-    fn gather_panel(du: &[f32], stride: usize, source: usize, width: usize, grad_weight: &mut [f32]) = gather_panel_body
+    fn gather_panel(
+        size: TileSize, du: &[f32], stride: usize, source: usize, width: usize, grad_weight: &mut [f32],
+    ) = gather_panel_body
 }
 
 #[inline(always)]
 fn transform_panel_body<T: Target>(
+    size: TileSize,
+    weight: &[f32],
+    channels: [usize; 2],
+    direction: Direction,
+    first: usize,
+    panel: &mut [f32],
+) {
+    match size {
+        TileSize::Four => panel_of::<Filter<Four>, 6>(weight, channels, direction, first, panel),
+        TileSize::Six => panel_of::<Filter<Six>, 8>(weight, channels, direction, first, panel),
+    }
+}
+
+#[inline(always)]
+fn panel_of<F: Transform<3, REACH>, const REACH: usize>(
     weight: &[f32],
     [source, target]: [usize; 2],
     direction: Direction,
@@ -90,25 +109,34 @@ fn transform_panel_body<T: Target>(
                 }
             }
             let (stride, u) = (u_stride(source, width), &mut panel[s * width + column..]);
-            both_ways::<Filter, 3, REACH>(|r, s| square[r][s], |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
+            both_ways::<F, 3, REACH>(|r, s| square[r][s], |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
         }
     }
 }
 
 #[inline(always)]
-fn transform_packed_panel_body<T: Target>(panel: &[f32], source: usize, u: &mut [f32]) {
+fn transform_packed_panel_body<T: Target>(size: TileSize, panel: &[f32], source: usize, u: &mut [f32]) {
+    match size {
+        TileSize::Four => packed_panel_of::<Filter<Four>, 6>(panel, source, u),
+        TileSize::Six => packed_panel_of::<Filter<Six>, 8>(panel, source, u),
+    }
+}
+
+#[inline(always)]
+fn packed_panel_of<F: Transform<3, REACH>, const REACH: usize>(panel: &[f32], source: usize, u: &mut [f32]) {
     let width = panel.len() / (TAPS * source);
     let mut half = [[Lanes::ZERO; REACH]; 3];
     for at in (0..source * width).step_by(LANES) {
         let load = |r, s| Lanes::load(&panel[(r * 3 + s) * source * width + at..]);
         let (stride, u) = (u_stride(source, width), &mut u[at..]);
-        both_ways::<Filter, 3, REACH>(load, |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
+        both_ways::<F, 3, REACH>(load, |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
     }
 }
 
-/// `dg` from `dU`, `[36][K / 64][C][width]` with `stride` between the frequencies.
+/// `dg` from `dU`, `[frequency][K / 64][C][width]` with `stride` between the frequencies.
 pub(super) fn gather_weight_gradient(
     kernels: Kernels,
+    size: TileSize,
     du: &[f32],
     stride: usize,
     [source, target]: [usize; 2],
@@ -116,19 +144,40 @@ pub(super) fn gather_weight_gradient(
 ) {
     grad_weight.par_chunks_mut(PANEL * source * TAPS).enumerate().for_each(|(i, grad_weight)| {
         let width = panel_width(target, i * PANEL);
-        gather_panel(kernels, &du[i * PANEL * source..], stride, source, width, grad_weight);
+        gather_panel(kernels, size, &du[i * PANEL * source..], stride, source, width, grad_weight);
     });
 }
 
 #[inline(always)]
-fn gather_panel_body<T: Target>(du: &[f32], stride: usize, source: usize, width: usize, grad_weight: &mut [f32]) {
+fn gather_panel_body<T: Target>(
+    size: TileSize,
+    du: &[f32],
+    stride: usize,
+    source: usize,
+    width: usize,
+    grad_weight: &mut [f32],
+) {
+    match size {
+        TileSize::Four => gather_of::<FilterGradient<Four>, 6>(du, stride, source, width, grad_weight),
+        TileSize::Six => gather_of::<FilterGradient<Six>, 8>(du, stride, source, width, grad_weight),
+    }
+}
+
+#[inline(always)]
+fn gather_of<F: Transform<REACH, 3>, const REACH: usize>(
+    du: &[f32],
+    stride: usize,
+    source: usize,
+    width: usize,
+    grad_weight: &mut [f32],
+) {
     let valid = grad_weight.len() / (source * TAPS);
     let mut half = [[Lanes::ZERO; 3]; REACH];
     for s in 0..source {
         for column in (0..valid).step_by(LANES) {
             let mut taps = [Lanes::ZERO; TAPS];
             let load = |y, x| Lanes::load(&du[(y * REACH + x) * stride + s * width + column..]);
-            both_ways::<FilterGradient, REACH, 3>(load, |tap, lanes| taps[tap] = lanes, &mut half);
+            both_ways::<F, REACH, 3>(load, |tap, lanes| taps[tap] = lanes, &mut half);
             for lane in 0..LANES.min(valid - column) {
                 let out = &mut grad_weight[((column + lane) * source + s) * TAPS..][..TAPS];
                 for (out, lanes) in out.iter_mut().zip(&taps) {

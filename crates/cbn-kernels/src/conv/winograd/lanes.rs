@@ -1,9 +1,6 @@
-//! The one-dimensional transforms of F(4, 3), on 16 channels at a time.
-//!
-//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015, <https://arxiv.org/abs/1509.09308>,
-//! section 4.3: interpolation at 0, 1, -1, 2, -2 and infinity. `y = A^T [(G g) * (B^T d)]` for 4 outputs y of 3 taps g on 6
-//! inputs d. The gradients are the transposes.
+//! Sixteen channels at a time, and two-dimensional transforms of them.
 
+use super::transforms::Transform;
 use crate::conv::microkernel::LANES;
 
 /// 16 channels.
@@ -43,81 +40,6 @@ impl Lanes {
             *lane = f32::from_bits(lane.to_bits() & mask);
         }
         lanes
-    }
-}
-
-/// A one-dimensional transform.
-///
-/// A trait with a type per transform, for a function that is passed as a value may be called instead of inlined, and then
-/// keeps the baseline's instructions.
-pub(super) trait Transform<const N: usize, const M: usize> {
-    fn apply(line: [f32; N]) -> [f32; M];
-}
-
-/// `B^T d`.
-pub(super) struct Input;
-
-impl Transform<6, 6> for Input {
-    #[inline(always)]
-    fn apply(d: [f32; 6]) -> [f32; 6] {
-        let (even, odd) = (d[4] - d[2] * 4.0, d[3] - d[1] * 4.0);
-        let (even2, odd2) = (d[4] - d[2], (d[3] - d[1]) * 2.0);
-        let (first, last) = (d[0] * 4.0 - d[2] * 5.0 + d[4], d[1] * 4.0 - d[3] * 5.0 + d[5]);
-        [first, even + odd, even - odd, even2 + odd2, even2 - odd2, last]
-    }
-}
-
-/// `A^T m`.
-pub(super) struct Output;
-
-impl Transform<6, 4> for Output {
-    #[inline(always)]
-    fn apply(m: [f32; 6]) -> [f32; 4] {
-        let (sum, difference) = (m[1] + m[2], m[1] - m[2]);
-        let (sum2, difference2) = (m[3] + m[4], m[3] - m[4]);
-        [m[0] + sum + sum2, difference + difference2 * 2.0, sum + sum2 * 4.0, difference + difference2 * 8.0 + m[5]]
-    }
-}
-
-/// `A y`: the transpose of [`Output`].
-pub(super) struct OutputGradient;
-
-impl Transform<4, 6> for OutputGradient {
-    #[inline(always)]
-    fn apply(y: [f32; 4]) -> [f32; 6] {
-        let (even, odd) = (y[0] + y[2], y[1] + y[3]);
-        let (even2, odd2) = (y[0] + y[2] * 4.0, y[1] * 2.0 + y[3] * 8.0);
-        [y[0], even + odd, even - odd, even2 + odd2, even2 - odd2, y[3]]
-    }
-}
-
-/// `G g`.
-pub(super) struct Filter;
-
-impl Transform<3, 6> for Filter {
-    #[inline(always)]
-    fn apply(g: [f32; 3]) -> [f32; 6] {
-        let even = (g[0] + g[2]) * (-1.0 / 6.0);
-        let odd = g[1] * (1.0 / 6.0);
-        let even2 = g[0] * (1.0 / 24.0) + g[2] * (1.0 / 6.0);
-        let odd2 = g[1] * (1.0 / 12.0);
-        [g[0] * 0.25, even - odd, even + odd, even2 + odd2, even2 - odd2, g[2]]
-    }
-}
-
-/// `G^T u`: the transpose of [`Filter`].
-pub(super) struct FilterGradient;
-
-impl Transform<6, 3> for FilterGradient {
-    #[inline(always)]
-    fn apply(u: [f32; 6]) -> [f32; 3] {
-        let (sum, difference) = (u[1] + u[2], u[2] - u[1]);
-        let (sum2, difference2) = (u[3] + u[4], u[3] - u[4]);
-        [
-            u[0] * 0.25 - sum * (1.0 / 6.0) + sum2 * (1.0 / 24.0),
-            difference * (1.0 / 6.0) + difference2 * (1.0 / 12.0),
-            (sum2 - sum) * (1.0 / 6.0) + u[5],
-        ]
     }
 }
 

@@ -1,15 +1,19 @@
-//! 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3): 36 products per 4 x 4 outputs instead of 144.
+//! 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3), 36 products per 4 x 4 outputs instead of 144, or F(6x6, 3x3), 64
+//! per 6 x 6 outputs instead of 324.
 //!
-//! Forward, per task of some bands of tiles: transform the inputs to `V [36][T][C]`; per panel of 64 output channels multiply
-//! each frequency with the transformed weight, `M_f = V_f U_f`, which stays in the second-level cache; transform back, finish,
-//! store. The data gradient is the same with the weight mirrored and its channels exchanged. Weight gradient: see
-//! [`weight_gradient`].
+//! Forward, per task of some bands of tiles: transform the inputs to `V [frequency][T][C]`; per panel of 64 output channels
+//! multiply each frequency with the transformed weight, `M_f = V_f U_f`, which stays in the second-level cache; transform back,
+//! finish, store. Each product asks for what the next one reads ([`Ahead`]), for neither `V` nor `U` fits that cache. The
+//! data gradient is the same with the weight mirrored and its channels exchanged. Weight gradient: see [`weight_gradient`].
 //!
-//! The relative L2 error is a few times 1e-6, growing with the channel count, where a direct sum has a few times 1e-7.
+//! The relative L2 error is 2, 3 and 4e-6 at 64, 256 and 512 channels with small tiles, twice that with large ones, where a
+//! direct sum has a few times 1e-7. Half of it or less on maps behind a ReLU.
 
 mod filter;
 mod lanes;
+mod tile_size;
 mod tiles;
+mod transforms;
 mod weight_gradient;
 
 use std::ops::Range;
@@ -18,22 +22,28 @@ use rayon::prelude::*;
 
 pub(crate) use self::filter::transform_panels;
 use self::filter::{Direction, transform_weight, u_len, u_stride};
-pub(crate) use self::tiles::tile_count;
-use self::tiles::{FREQUENCIES, Finish, Map, Strides, Tiling, transform_inputs, transform_outputs};
+pub use self::tile_size::TileSize;
+use self::tiles::{Finish, Map, Strides, Tiling, transform_inputs, transform_outputs};
 pub(crate) use self::weight_gradient::run as backward_weight;
 use super::ConvShape;
 use super::epilogue::Epilogue;
-use super::microkernel::{LANES, PANEL, multiply_rows, panel_width};
+use super::microkernel::{LANES, PANEL, multiply_near_rows, panel_width};
 use super::packed_weight::Weight;
+use crate::ahead::Ahead;
 use crate::isa::Kernels;
 use crate::out::Out;
 use crate::scratch::with_scratch;
 use crate::stream;
 
-/// Tiles that share a pass over the transformed weight; a multiple of the micro-kernel's 6 rows.
-const BLOCK: usize = 60;
+/// Tiles that share a pass over the transformed weight; a multiple of the micro-kernel's 6 rows. `M` takes 590 KB either way.
+fn block(size: TileSize) -> usize {
+    match size {
+        TileSize::Four => 60,
+        TileSize::Six => 36,
+    }
+}
 
-/// Whether F(4x4, 3x3) computes this convolution at all.
+/// Whether it computes this convolution at all.
 pub(crate) fn is_applicable(shape: &ConvShape) -> bool {
     shape.kernel == [3, 3]
         && shape.stride == [1, 1]
@@ -43,7 +53,7 @@ pub(crate) fn is_applicable(shape: &ConvShape) -> bool {
 }
 
 pub(crate) fn forward(
-    kernels: Kernels,
+    (kernels, size): (Kernels, TileSize),
     shape: &ConvShape,
     x: &[f32],
     weight: Weight<'_>,
@@ -51,30 +61,42 @@ pub(crate) fn forward(
     y: &mut Out,
 ) {
     let map = Map { data: x, height: shape.in_height, width: shape.in_width, channels: shape.in_channels };
-    let tiling = Tiling { height: shape.out_height(), width: shape.out_width(), padding: shape.padding };
+    let tiling = Tiling { size, height: shape.out_height(), width: shape.out_width(), padding: shape.padding };
     let mut run = |u: &[f32]| run(kernels, map, tiling, (u, shape.out_channels), epilogue, y);
     match weight {
         Weight::Plain(weight) => {
-            with_u(kernels, weight, [shape.in_channels, shape.out_channels], Direction::Forward, run)
+            with_u((kernels, size), weight, [shape.in_channels, shape.out_channels], Direction::Forward, run)
         }
-        Weight::Packed(weight) => run(weight.transformed(kernels)),
+        Weight::Packed(weight) => run(weight.transformed(kernels, size)),
     }
 }
 
-pub(crate) fn backward_input(kernels: Kernels, shape: &ConvShape, grad_y: &[f32], weight: &[f32], grad_x: &mut Out) {
+pub(crate) fn backward_input(
+    (kernels, size): (Kernels, TileSize),
+    shape: &ConvShape,
+    grad_y: &[f32],
+    weight: &[f32],
+    grad_x: &mut Out,
+) {
     let (height, width) = (shape.out_height(), shape.out_width());
     let map = Map { data: grad_y, height, width, channels: shape.out_channels };
     let padding = shape.padding.map(|padding| 2 - padding);
-    let tiling = Tiling { height: shape.in_height, width: shape.in_width, padding };
-    with_u(kernels, weight, [shape.out_channels, shape.in_channels], Direction::Backward, |u| {
+    let tiling = Tiling { size, height: shape.in_height, width: shape.in_width, padding };
+    with_u((kernels, size), weight, [shape.out_channels, shape.in_channels], Direction::Backward, |u| {
         run(kernels, map, tiling, (u, shape.in_channels), &Epilogue::default(), grad_x);
     });
 }
 
 /// Calls `work` with the transformed weight; `channels` are those that are read and those that are computed.
-fn with_u(kernels: Kernels, weight: &[f32], channels: [usize; 2], direction: Direction, work: impl FnOnce(&[f32])) {
-    with_scratch(u_len(channels[0], channels[1]), |u| {
-        transform_weight(kernels, weight, channels, direction, u);
+fn with_u(
+    (kernels, size): (Kernels, TileSize),
+    weight: &[f32],
+    channels: [usize; 2],
+    direction: Direction,
+    work: impl FnOnce(&[f32]),
+) {
+    with_scratch(u_len(size, channels), |u| {
+        transform_weight(kernels, size, weight, channels, direction, u);
         work(u);
     });
 }
@@ -103,12 +125,14 @@ fn run(
     });
 }
 
-/// Cuts the bands into ranges of about [`BLOCK`] tiles, such that the threads get equal shares. No sum depends on it.
+/// Cuts the bands into ranges of some blocks of tiles, such that the threads get equal shares. No sum depends on it.
 fn task_bands(tiling: &Tiling, pixels: usize) -> Vec<Range<usize>> {
+    /// Most ranges per thread: in a long one the last block, which may be short, matters less.
+    const MOST: usize = 8;
     let bands = pixels / (tiling.height * tiling.width) * tiling.bands_per_image();
     let threads = rayon::current_num_threads();
-    let rounds = (bands * tiling.tiles_per_band()).div_ceil(threads * BLOCK);
-    let tasks = (threads * rounds).min(bands);
+    let rounds = (bands * tiling.tiles_per_band()).div_ceil(threads * block(tiling.size));
+    let tasks = (threads * rounds.min(MOST)).min(bands);
     (0..tasks).map(|i| i * bands / tasks..(i + 1) * bands / tasks).collect()
 }
 
@@ -130,30 +154,33 @@ struct Task<'a> {
 impl Task<'_> {
     fn run(&self, bands: Range<usize>, y: &mut Out) {
         let per_band = self.tiling.tiles_per_band();
-        for tiles in blocks(bands.start * per_band..bands.end * per_band, BLOCK) {
+        for tiles in blocks(bands.start * per_band..bands.end * per_band, block(self.tiling.size)) {
             let strides = Strides::new(self.map.channels, tiles.len());
-            with_scratch(strides.len(), |v| {
+            with_scratch(self.frequencies() * strides.frequency, |v| {
                 transform_inputs(self.kernels, self.map, &self.tiling, tiles.clone(), strides, v);
                 self.multiply(v, strides, tiles, y);
             });
         }
     }
 
+    fn frequencies(&self) -> usize {
+        self.tiling.size.frequencies()
+    }
+
     fn multiply(&self, v: &[f32], strides: Strides, tiles: Range<usize>, y: &mut Out) {
         let source = self.map.channels;
-        let frequencies = v.chunks_exact(strides.frequency);
-        let rows = frequencies.flat_map(|v| v.chunks_exact(strides.tile)).map(|row| &row[..source]);
-        let rows: Vec<&[f32]> = rows.collect();
-        let m_len = FREQUENCIES * (tiles.len() * PANEL + LANES);
+        let (frequencies, count) = (self.frequencies(), tiles.len());
+        let m_len = frequencies * (count * PANEL + LANES);
         with_scratch(m_len, |m| {
             for first in (0..self.target).step_by(PANEL) {
                 let width = panel_width(self.target, first);
-                let m_strides = Strides { frequency: m.len() / FREQUENCIES, tile: width };
-                let panel = &self.u[first / PANEL * FREQUENCIES * u_stride(source, PANEL)..];
-                let frequencies = rows.chunks_exact(tiles.len()).zip(panel.chunks_exact(u_stride(source, width)));
-                for ((rows, u), m) in frequencies.zip(m.chunks_exact_mut(m_strides.frequency)) {
+                let m_strides = Strides { frequency: m.len() / frequencies, tile: width };
+                let panel = &self.u[first / PANEL * frequencies * u_stride(source, PANEL)..];
+                let parts = v.chunks_exact(strides.frequency).zip(panel.chunks_exact(u_stride(source, width)));
+                for ((v, u), m) in parts.zip(m.chunks_exact_mut(m_strides.frequency)) {
+                    let ahead = [Ahead::behind(v), Ahead::behind(u)];
                     let panel = (&u[..source * width], width);
-                    multiply_rows(self.kernels, (rows, false), 0, panel, &mut m[..tiles.len() * width], false);
+                    multiply_near_rows(self.kernels, (v, strides.tile), panel, &mut m[..count * width], ahead);
                 }
                 let channels = (first, width.min(self.target - first), self.target);
                 let (tiling, tiles) = (&self.tiling, tiles.clone());

@@ -1,28 +1,18 @@
 //! The maps of a Winograd convolution cut into tiles, and the transforms of tiles.
 //!
-//! A tile is 4 x 4 outputs and the 6 x 6 inputs that they read. Tiles are numbered image by image, row by row; a *band* is
+//! A tile is a square of outputs, [`TileSize`], and the inputs that they read. Tiles are numbered image by image, row by row; a *band* is
 //! one row of tiles of one image.
 
 use std::ops::Range;
 
-use super::lanes::{Half, Input, Lanes, Output, OutputGradient, Transform, both_ways};
+use super::lanes::{Half, Lanes, both_ways};
+use super::tile_size::TileSize;
+use super::transforms::{Four, Input, Output, OutputGradient, Six, Transform};
 use crate::conv::epilogue::Epilogue;
 use crate::conv::microkernel::{LANES, PANEL};
 use crate::isa::{Target, per_isa, prefetch};
 use crate::out::Out;
 use crate::stream::Stream;
-
-/// Outputs of a tile, per side.
-pub(super) const SIDE: usize = 4;
-/// Frequencies, per side: the inputs of a tile.
-pub(super) const REACH: usize = 6;
-/// Products per tile and channel pair, where a direct convolution has 16 * 9 = 144.
-pub(super) const FREQUENCIES: usize = REACH * REACH;
-
-/// Tiles of all outputs.
-pub(crate) fn tile_count(batch: usize, height: usize, width: usize) -> usize {
-    batch * height.div_ceil(SIDE) * width.div_ceil(SIDE)
-}
 
 /// A channels-last map.
 #[derive(Clone, Copy)]
@@ -36,6 +26,7 @@ pub(super) struct Map<'a> {
 /// How output maps of `height x width` are tiled.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tiling {
+    pub size: TileSize,
     pub height: usize,
     pub width: usize,
     pub padding: [usize; 2],
@@ -43,23 +34,24 @@ pub(super) struct Tiling {
 
 impl Tiling {
     pub fn bands_per_image(&self) -> usize {
-        self.height.div_ceil(SIDE)
+        self.height.div_ceil(self.size.side())
     }
 
     pub fn tiles_per_band(&self) -> usize {
-        self.width.div_ceil(SIDE)
+        self.width.div_ceil(self.size.side())
     }
 
     /// Image, and the top left output, of a tile.
     #[inline(always)]
     fn position(&self, tile: usize) -> (usize, usize, usize) {
         let (band, x) = (tile / self.tiles_per_band(), tile % self.tiles_per_band());
-        (band / self.bands_per_image(), band % self.bands_per_image() * SIDE, x * SIDE)
+        let side = self.size.side();
+        (band / self.bands_per_image(), band % self.bands_per_image() * side, x * side)
     }
 
     /// The first output pixel of a band.
     pub fn first_pixel(&self, band: usize) -> usize {
-        let (image, row) = (band / self.bands_per_image(), band % self.bands_per_image() * SIDE);
+        let (image, row) = (band / self.bands_per_image(), band % self.bands_per_image() * self.size.side());
         (image * self.height + row) * self.width
     }
 }
@@ -83,14 +75,10 @@ pub(super) struct Strides {
 }
 
 impl Strides {
-    /// For rows of `channels`; no stride is a power of two, which would put a tile's 36 stores into few cache sets.
+    /// For rows of `channels`; no stride is a power of two, which would put a tile's stores into few cache sets.
     pub fn new(channels: usize, tiles: usize) -> Self {
         let tile = channels.next_multiple_of(2 * LANES) + LANES;
         Self { frequency: tiles * tile + LANES, tile }
-    }
-
-    pub fn len(&self) -> usize {
-        FREQUENCIES * self.frequency
     }
 }
 
@@ -123,6 +111,20 @@ fn transform_inputs_body<T: Target>(
     strides: Strides,
     v: &mut [f32],
 ) {
+    match tiling.size {
+        TileSize::Four => inputs_of::<Input<Four>, 4, 6>(map, tiling, tiles, strides, v),
+        TileSize::Six => inputs_of::<Input<Six>, 6, 8>(map, tiling, tiles, strides, v),
+    }
+}
+
+#[inline(always)]
+fn inputs_of<F: Transform<REACH, REACH>, const SIDE: usize, const REACH: usize>(
+    map: Map<'_>,
+    tiling: &Tiling,
+    tiles: Range<usize>,
+    strides: Strides,
+    v: &mut [f32],
+) {
     let square = |tile: usize| {
         let (image, y, x) = tiling.position(tile);
         let corner = [y as isize - tiling.padding[0] as isize, x as isize - tiling.padding[1] as isize];
@@ -135,13 +137,28 @@ fn transform_inputs_body<T: Target>(
             next.prefetch(map, REACH - SIDE, c);
             let out = &mut v[i * strides.tile + c..];
             let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
-            square.transform::<Input, REACH>(map, c, store, &mut half);
+            square.transform::<F, REACH>(map, c, store, &mut half);
         }
     }
 }
 
 #[inline(always)]
 fn transform_output_gradients_body<T: Target>(
+    map: Map<'_>,
+    tiling: &Tiling,
+    tiles: Range<usize>,
+    first: usize,
+    strides: Strides,
+    dm: &mut [f32],
+) {
+    match tiling.size {
+        TileSize::Four => output_gradients_of::<OutputGradient<Four>, 4, 6>(map, tiling, tiles, first, strides, dm),
+        TileSize::Six => output_gradients_of::<OutputGradient<Six>, 6, 8>(map, tiling, tiles, first, strides, dm),
+    }
+}
+
+#[inline(always)]
+fn output_gradients_of<F: Transform<SIDE, REACH>, const SIDE: usize, const REACH: usize>(
     map: Map<'_>,
     tiling: &Tiling,
     tiles: Range<usize>,
@@ -160,7 +177,7 @@ fn transform_output_gradients_body<T: Target>(
             next.prefetch(map, 0, first + c);
             let out = &mut dm[i * strides.tile + c..];
             let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
-            square.transform::<OutputGradient, REACH>(map, first + c, store, &mut half);
+            square.transform::<F, REACH>(map, first + c, store, &mut half);
         }
     }
 }
@@ -257,25 +274,39 @@ fn transform_outputs_body<T: Target>(
     tiling: &Tiling,
     tiles: Range<usize>,
     finish: &Finish<'_>,
+    channels: (usize, usize, usize),
+    y: &mut Out,
+) {
+    match tiling.size {
+        TileSize::Four => outputs_of::<Output<Four>, 4, 6>(m, strides, tiling, tiles, finish, channels, y),
+        TileSize::Six => outputs_of::<Output<Six>, 6, 8>(m, strides, tiling, tiles, finish, channels, y),
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "those of `transform_outputs`")]
+fn outputs_of<F: Transform<REACH, SIDE>, const SIDE: usize, const REACH: usize>(
+    m: &[f32],
+    strides: Strides,
+    tiling: &Tiling,
+    tiles: Range<usize>,
+    finish: &Finish<'_>,
     (first, count, all): (usize, usize, usize),
     y: &mut Out,
 ) {
     let Finish { epilogue, first_pixel, is_streamed } = *finish;
     let mut half = [[Lanes::ZERO; SIDE]; REACH];
-    let mut finished = [[0.0; PANEL]; SIDE * SIDE];
+    let mut finished = [[[0.0; PANEL]; SIDE]; SIDE];
     let stream = Stream;
     for (i, tile) in tiles.enumerate() {
         for c in (0..strides.tile).step_by(LANES) {
             let m = &m[i * strides.tile + c..];
             let load = |y, x| Lanes::load(&m[(y * REACH + x) * strides.frequency..]);
-            both_ways::<Output, REACH, SIDE>(
-                load,
-                |pixel, lanes| lanes.store(&mut finished[pixel][c..c + LANES]),
-                &mut half,
-            );
+            let store = |pixel: usize, lanes: Lanes| lanes.store(&mut finished.as_flattened_mut()[pixel][c..c + LANES]);
+            both_ways::<F, REACH, SIDE>(load, store, &mut half);
         }
         let (image, top, left) = tiling.position(tile);
-        for (j, sums) in finished.iter_mut().enumerate() {
+        for (j, sums) in finished.as_flattened_mut().iter_mut().enumerate() {
             let (row, column) = (top + j / SIDE, left + j % SIDE);
             if row < tiling.height && column < tiling.width {
                 let pixel = (image * tiling.height + row) * tiling.width + column - first_pixel;

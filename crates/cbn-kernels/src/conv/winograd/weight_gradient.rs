@@ -10,7 +10,8 @@
 use rayon::prelude::*;
 
 use super::filter::gather_weight_gradient;
-use super::tiles::{FREQUENCIES, Map, Strides, Tiling, tile_count, transform_inputs, transform_output_gradients};
+use super::tile_size::TileSize;
+use super::tiles::{Map, Strides, Tiling, transform_inputs, transform_output_gradients};
 use crate::ahead::Ahead;
 use crate::conv::ConvShape;
 use crate::conv::microkernel::{LANES, PANEL, ROWS, multiply_transposed, panel_width, panels_len};
@@ -30,26 +31,27 @@ fn group_tiles(tiles: usize, channels: [usize; 2]) -> usize {
 
 /// The gradients of N losses, which share the transform of `x`; each has the bits that it has alone.
 pub(crate) fn run<const N: usize>(
-    kernels: Kernels,
+    (kernels, size): (Kernels, TileSize),
     shape: &ConvShape,
     x: &[f32],
     grad_ys: [&[f32]; N],
     grad_weights: [&mut [f32]; N],
 ) {
+    let frequencies = size.frequencies();
     let (height, width) = (shape.out_height(), shape.out_width());
     let (source, target) = (shape.in_channels, shape.out_channels);
     let maps = Maps {
         x: Map { data: x, height: shape.in_height, width: shape.in_width, channels: source },
         grad_ys: grad_ys.map(|data| Map { data, height, width, channels: target }),
-        tiling: Tiling { height, width, padding: shape.padding },
-        group: group_tiles(tile_count(shape.batch, height, width), [source, target]),
+        tiling: Tiling { size, height, width, padding: shape.padding },
+        group: group_tiles(size.count(shape.batch, height, width), [source, target]),
     };
-    let tiles = tile_count(shape.batch, height, width);
+    let tiles = size.count(shape.batch, height, width);
     let groups = rayon::current_num_threads().max(2).min(tiles.div_ceil(maps.group));
     let group_len = maps.group_len();
     let du_stride = panels_len(target, source);
-    with_scratch(N * FREQUENCIES * du_stride + groups * group_len, |scratch| {
-        let (du, scratch) = scratch.split_at_mut(N * FREQUENCIES * du_stride);
+    with_scratch(N * frequencies * du_stride + groups * group_len, |scratch| {
+        let (du, scratch) = scratch.split_at_mut(N * frequencies * du_stride);
         for block in (0..tiles).step_by(groups * maps.group) {
             scratch.par_chunks_mut(group_len).enumerate().for_each(|(i, group)| {
                 let start = block + i * maps.group;
@@ -66,8 +68,8 @@ pub(crate) fn run<const N: usize>(
                 }
             });
         }
-        for (grad_weight, du) in grad_weights.into_iter().zip(du.chunks_exact(FREQUENCIES * du_stride)) {
-            gather_weight_gradient(kernels, du, du_stride, [source, target], grad_weight);
+        for (grad_weight, du) in grad_weights.into_iter().zip(du.chunks_exact(frequencies * du_stride)) {
+            gather_weight_gradient(kernels, size, du, du_stride, [source, target], grad_weight);
         }
     });
 }
@@ -95,24 +97,38 @@ impl<const N: usize> Maps<'_, N> {
         Strides { frequency: self.group * tile + LANES, tile }
     }
 
+    fn frequencies(&self) -> usize {
+        self.tiling.size.frequencies()
+    }
+
+    /// Floats of `V`.
+    fn v_len(&self) -> usize {
+        self.frequencies() * self.v_strides().frequency
+    }
+
     /// Floats of one gradient's `dM`.
     fn dm_len(&self) -> usize {
-        (0..self.target()).step_by(PANEL).map(|first| self.dm_strides(first).len()).sum()
+        (0..self.target()).step_by(PANEL).map(|first| self.dm_len_of(first)).sum()
+    }
+
+    /// Floats of the panel of `dM` from channel `first` on.
+    fn dm_len_of(&self, first: usize) -> usize {
+        self.frequencies() * self.dm_strides(first).frequency
     }
 
     fn group_len(&self) -> usize {
-        self.v_strides().len() + N * self.dm_len()
+        self.v_len() + N * self.dm_len()
     }
 
     /// All transforms of a group of tiles: `V`, then each `dM` by panels.
     fn transform(&self, kernels: Kernels, tiles: std::ops::Range<usize>, group: &mut [f32]) {
         let v_strides = self.v_strides();
-        let (v, mut dm) = group.split_at_mut(v_strides.len());
+        let (v, mut dm) = group.split_at_mut(self.v_len());
         transform_inputs(kernels, self.x, &self.tiling, tiles.clone(), v_strides, v);
         for grad_y in self.grad_ys {
             for first in (0..self.target()).step_by(PANEL) {
                 let strides = self.dm_strides(first);
-                let (panel, rest) = dm.split_at_mut(strides.len());
+                let (panel, rest) = dm.split_at_mut(self.dm_len_of(first));
                 transform_output_gradients(kernels, grad_y, &self.tiling, tiles.clone(), first, strides, panel);
                 dm = rest;
             }
@@ -123,11 +139,12 @@ impl<const N: usize> Maps<'_, N> {
     /// tile stride.
     fn part<'a>(&self, i: usize, group: &'a [f32], tiles: usize) -> [(&'a [f32], usize); 2] {
         let panels = self.target().div_ceil(PANEL);
-        let (gradient, frequency, panel) = (i / panels / FREQUENCIES, i / panels % FREQUENCIES, i % panels);
+        let (gradient, frequency, panel) =
+            (i / panels / self.frequencies(), i / panels % self.frequencies(), i % panels);
         let (v_strides, dm_strides) = (self.v_strides(), self.dm_strides(panel * PANEL));
         let v = &group[frequency * v_strides.frequency..][..tiles * v_strides.tile];
-        let dm = &group[v_strides.len() + gradient * self.dm_len()..];
-        let dm_start = panel * self.dm_strides(0).len() + frequency * dm_strides.frequency;
+        let dm = &group[self.v_len() + gradient * self.dm_len()..];
+        let dm_start = panel * self.dm_len_of(0) + frequency * dm_strides.frequency;
         let dm = &dm[dm_start..][..tiles * dm_strides.tile];
         [(v, v_strides.tile), (dm, dm_strides.tile)]
     }
@@ -136,7 +153,7 @@ impl<const N: usize> Maps<'_, N> {
     /// frequency, its `V`, of which each part of the frequency before brings a share.
     fn ahead(&self, i: usize, group: &[f32], tiles: usize, du: &[f32]) -> [Ahead; 3] {
         let panels = self.target().div_ceil(PANEL);
-        let parts = N * FREQUENCIES * panels;
+        let parts = N * self.frequencies() * panels;
         let [_, (dm, _)] = self.part((i + 1) % parts, group, tiles);
         let [(v, _), _] = self.part((i / panels + 1) * panels % parts, group, tiles);
         let share = i % panels;
