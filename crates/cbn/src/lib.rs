@@ -99,9 +99,15 @@
 //!
 //! Without autodiff, a block keeps its weight in the kernels' order beside the weight itself, see [`ops::PackedWeightCache`].
 //!
+//! # Several processes
+//!
+//! [`NormConfig::among`] gives a `Sync` norm, or a cross-iteration norm over a group, the other processes: [`process_group`] holds what they
+//! exchange values through, MPI among it.
+//!
 //! # Features
 //!
-//! None by default, which is the CPU. `wgpu`, `cuda` and `rocm` each add Burn's backend of that name and change nothing else.
+//! None by default, which is the CPU and one process. `wgpu`, `cuda` and `rocm` each add Burn's backend of that name and change nothing else;
+//! `mpi` adds [`process_group`]'s group of MPI processes and needs an MPI library.
 //!
 //! # What is where
 //!
@@ -117,6 +123,7 @@ mod feature_map;
 mod geometry;
 pub mod norm;
 pub mod ops;
+pub mod process_group;
 
 pub use self::activation::Activation;
 pub use self::conv::{Conv, ConvConfig};

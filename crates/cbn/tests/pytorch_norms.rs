@@ -139,7 +139,10 @@ fn check_frozen(name: &'static str, config: FrozenNormConfig) {
 #[test]
 fn batch_norm_is_pytorchs() {
     check_batch("batch", BatchNormConfig::default());
-    check_batch("batch_momentum_03_eps_1e-3", BatchNormConfig { momentum: 0.3, epsilon: 1e-3 });
+    check_batch(
+        "batch_momentum_03_eps_1e-3",
+        BatchNormConfig { momentum: 0.3, epsilon: 1e-3, ..BatchNormConfig::default() },
+    );
 }
 
 #[test]

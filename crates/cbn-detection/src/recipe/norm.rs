@@ -1,6 +1,6 @@
 //! The TOML form of norms: a name, or a table with the norm's numbers.
 
-use cbn::norm::cbn::{HistoryGradient, HistoryStorage, WindowSpan};
+use cbn::norm::cbn::{HistoryGradient, HistoryStorage, StatisticsScope, WindowSpan};
 use cbn::{BatchNormConfig, CbnConfig, FrozenNormConfig, GroupNormConfig, NormConfig};
 use serde::de::value::{MapAccessDeserializer, MapDeserializer};
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -70,6 +70,9 @@ pub struct CbnSpec {
     /// Whether checkpoints hold the past iterations.
     #[serde(default)]
     pub history: HistoryStorage,
+    /// Whose statistics they are, where several processes train together.
+    #[serde(default)]
+    pub scope: StatisticsScope,
 }
 
 fn every_position() -> usize {
@@ -100,6 +103,7 @@ impl CbnSpec {
             history_gradient: self.history_gradient,
             derivative_sampling: self.derivative_sampling,
             history: self.history,
+            scope: self.scope,
             ..preset
         }
     }

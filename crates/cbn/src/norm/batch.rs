@@ -1,12 +1,13 @@
-//! Batch norm, by PyTorch's definitions.
+//! Batch norm, by PyTorch's definitions, over the batch of one process or of several.
 
 use burn::module::{Flag, Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::buffer::Buffer;
-use super::statistics::{Epsilon, Moments, Running, positions, unbiased_correction};
-use crate::ops::normalize;
+use super::statistics::{Epsilon, Moments, Running, unbiased_correction};
+use crate::ops::{ChannelStatistics, normalize};
+use crate::process_group::Peers;
 use crate::{Activation, FeatureMap};
 
 /// Configuration of [`BatchNorm`].
@@ -17,11 +18,14 @@ pub struct BatchNormConfig {
     pub epsilon: f64,
     /// The weight of the current batch in the running statistics. Default: 0.1.
     pub momentum: f64,
+    /// The processes whose maps are one batch. No part of a file: see [`NormConfig::among`](super::NormConfig::among). Default: this one alone.
+    #[serde(skip)]
+    pub peers: Peers,
 }
 
 impl Default for BatchNormConfig {
     fn default() -> Self {
-        Self { epsilon: 1e-5, momentum: 0.1 }
+        Self { epsilon: 1e-5, momentum: 0.1, peers: Peers::default() }
     }
 }
 
@@ -36,13 +40,16 @@ impl BatchNormConfig {
             running_var: Buffer::new(Tensor::ones([channels], device)),
             epsilon: self.epsilon,
             momentum: self.momentum,
+            peers: self.peers.clone(),
         }
     }
 }
 
 /// `gamma * (y - mean) / sqrt(var + eps) + beta` over B, H and W ([Ioffe and Szegedy](https://arxiv.org/abs/1502.03167)).
 ///
-/// The batch is normalised by its biased variance; the running variance is the unbiased one, as PyTorch's is.
+/// The batch is normalised by its biased variance; the running variance is the unbiased one, as PyTorch's is. With peers it is the batch of all
+/// of them: sums, sums of squares and counts are added up in the forward and the backward pass, so that batches may differ in size
+/// (SyncBN, [Peng et al. 2018](https://arxiv.org/abs/1711.07240)). The gradients of gamma and beta are this process's part of the sum.
 #[derive(Module, Debug)]
 pub struct BatchNorm {
     /// Scale, `[C]`.
@@ -59,6 +66,9 @@ pub struct BatchNorm {
     pub epsilon: f64,
     /// The weight of the current batch in the running statistics.
     pub momentum: f64,
+    /// The processes whose maps are one batch.
+    #[module(skip)]
+    pub peers: Peers,
 }
 
 impl BatchNorm {
@@ -73,11 +83,12 @@ impl BatchNorm {
         if !self.has_batch_statistics(&y.device()) {
             return normalize(y, affine, self.running().statistics(epsilon), activation);
         }
-        let moments = Moments::of(&y);
-        let unbiased = moments.var.clone() * unbiased_correction(positions(&y));
+        let (moments, positions) = Moments::over(&y, &self.peers);
+        let unbiased = moments.var.clone() * unbiased_correction(positions);
         self.running().observe(moments.mean.clone(), unbiased, self.momentum);
         let share = moments.mean.ones_like();
-        normalize(y, affine, moments.statistics(epsilon, share, 1.0), activation)
+        let statistics = ChannelStatistics { peers: self.peers.clone(), ..moments.statistics(epsilon, share, 1.0) };
+        normalize(y, affine, statistics, activation)
     }
 
     /// Whether it normalises a map on this device by the map's own statistics.

@@ -20,6 +20,7 @@ pub use self::group::{GroupNorm, GroupNormConfig};
 pub use self::statistics::EpsilonPlace;
 pub(crate) use self::transfer::TrainedBatchNorm;
 use crate::ops::SecondGradientCell;
+use crate::process_group::Peers;
 use crate::{Activation, ConvGeometry, FeatureMap};
 
 /// The convolution whose output is being normalised.
@@ -55,7 +56,7 @@ pub enum NormConfig {
     Frozen(FrozenNormConfig),
     /// Batch norm.
     Batch(BatchNormConfig),
-    /// Batch norm over all processes; with one process it is `Batch`.
+    /// Batch norm over all processes, see [`among`](Self::among); with one process it is `Batch`.
     Sync(BatchNormConfig),
     /// Group norm.
     Group(GroupNormConfig),
@@ -64,6 +65,20 @@ pub enum NormConfig {
 }
 
 impl NormConfig {
+    /// The same among `peers`: a `Sync` norm, and a cross-iteration norm of [`StatisticsScope::Group`](cbn::StatisticsScope::Group), take
+    /// the statistics of all of them. The others normalise each process's maps for themselves.
+    #[must_use]
+    pub fn among(self, peers: &Peers) -> Self {
+        let peers = peers.clone();
+        match self {
+            Self::Sync(config) => Self::Sync(BatchNormConfig { peers, ..config }),
+            Self::CrossIteration(config) if config.scope == cbn::StatisticsScope::Group => {
+                Self::CrossIteration(CbnConfig { peers, ..config })
+            }
+            other => other,
+        }
+    }
+
     /// Makes the norm of a convolution whose weight is `[C_out, C_in / groups, kh, kw]`.
     ///
     /// # Panics

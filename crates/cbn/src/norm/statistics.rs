@@ -1,12 +1,13 @@
 //! What the norms with channel statistics share.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::buffer::Buffer;
 use crate::FeatureMap;
 use crate::context::plain;
 use crate::ops::{self, ChannelStatistics};
+use crate::process_group::Peers;
 
 /// Where eps is added.
 ///
@@ -66,6 +67,36 @@ impl Moments {
         Self { mean, var }
     }
 
+    /// Of the maps of all peers together, and how many values a channel has there. A map may be empty.
+    pub fn over(y: &FeatureMap, peers: &Peers) -> (Self, usize) {
+        let own_positions = positions(y);
+        if peers.is_alone() {
+            return (Self::of(y), own_positions);
+        }
+        let (device, channels) = (plain(y.nhwc().clone()).device(), y.channels());
+        let count = own_positions as f64;
+        let mut sums = vec![0.0; 2 * channels + 1];
+        sums[2 * channels] = count;
+        if own_positions > 0 {
+            let own = Self::of(y);
+            let [mean, var] = [own.mean, own.var].map(host);
+            for c in 0..channels {
+                // In double precision, so that the difference below keeps the digits that f32 has.
+                sums[c] = count * mean[c];
+                sums[channels + c] = count * (var[c] + mean[c] * mean[c]);
+            }
+        }
+        peers.sum_f64(&mut sums);
+        let total = sums[2 * channels].max(1.0);
+        let mean: Vec<f64> = sums[..channels].iter().map(|sum| sum / total).collect();
+        let seconds = sums[channels..2 * channels].iter().map(|sum| sum / total);
+        let var = seconds.zip(&mean).map(|(second, mean)| (second - mean * mean).max(0.0) as f32).collect();
+        let mean = mean.into_iter().map(|mean| mean as f32).collect();
+        let [mean, var] =
+            [mean, var].map(|values: Vec<f32>| Tensor::from_data(TensorData::new(values, [channels]), &device));
+        (Self { mean, var }, sums[2 * channels] as usize)
+    }
+
     /// The same as constants.
     pub fn without_autodiff(&self) -> Self {
         Self { mean: plain(self.mean.clone()), var: plain(self.var.clone()) }
@@ -73,11 +104,12 @@ impl Moments {
 
     /// As statistics of a map in which its own moments have this share.
     ///
-    /// The variance is multiplied by `correction` on the way: `M / (M - 1)` makes it the unbiased one.
+    /// The variance is multiplied by `correction` on the way: `M / (M - 1)` makes it the unbiased one. The map is that of one process; see
+    /// [`ChannelStatistics::peers`].
     pub fn statistics(self, epsilon: Epsilon, share: Tensor<1>, correction: f64) -> ChannelStatistics {
         let [inv_std, slope] = epsilon.inv_std(&(self.without_autodiff().var * correction));
         let slope = slope * correction;
-        ChannelStatistics { mean: self.mean, var: self.var, inv_std, slope, share }
+        ChannelStatistics { mean: self.mean, var: self.var, inv_std, slope, share, peers: Peers::default() }
     }
 }
 
@@ -109,6 +141,27 @@ impl Running<'_> {
             buffer.set(plain(buffer.value()) * (1.0 - momentum) + observed * momentum);
         }
     }
+}
+
+/// The mean of the peers' tensors, each of which counts `weight`; where that is 0, its value does not matter.
+pub(super) fn mean_over<const D: usize>(x: Tensor<D>, weight: usize, peers: &Peers) -> Tensor<D> {
+    if peers.is_alone() {
+        return x;
+    }
+    let (device, shape) = (x.device(), x.dims());
+    let mut sums: Vec<f64> = match weight {
+        0 => vec![0.0; shape.iter().product()],
+        weight => host(x).into_iter().map(|value| value * weight as f64).collect(),
+    };
+    sums.push(weight as f64);
+    peers.sum_f64(&mut sums);
+    let total = sums.pop().unwrap_or(0.0).max(1.0);
+    let values: Vec<f32> = sums.into_iter().map(|sum| (sum / total) as f32).collect();
+    Tensor::from_data(TensorData::new(values, shape), &device)
+}
+
+fn host<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+    x.into_data().iter::<f64>().collect()
 }
 
 /// How many values a channel has.

@@ -15,6 +15,7 @@ use super::{
     PyramidRoi, Roi, RoiAlignConfig, SecondGradientCell, SharedCache, WeightGradientPair,
 };
 use crate::ConvGeometry;
+use crate::process_group::Peers;
 
 #[derive(Debug)]
 struct Conv2d;
@@ -170,13 +171,13 @@ impl<B: KernelBackend> Backward<B, 1> for RowDots {
 struct Normalize;
 
 impl<B: KernelBackend> Backward<B, 4> for Normalize {
-    type State = ([FloatTensor<B>; 5], bool);
+    type State = ([FloatTensor<B>; 5], bool, Peers);
 
     fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let ([y, gamma, beta, moments, factors], relu) = ops.state;
+        let ([y, gamma, beta, moments, factors], relu, peers) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         let NormalizeGradients { y, gamma, beta, moments }: NormalizeGradients<B> =
-            B::channels_last_normalize_backward(y, gamma, beta, moments, factors, grad, relu);
+            B::channels_last_normalize_backward(y, gamma, beta, moments, factors, grad, relu, peers);
         for (node, grad) in ops.parents.into_iter().zip([y, gamma, beta, moments]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, grad);
@@ -350,13 +351,14 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         moments: FloatTensor<Self>,
         factors: FloatTensor<Self>,
         relu: bool,
+        peers: Peers,
     ) -> FloatTensor<Self> {
         let nodes = [y.node(), gamma.node(), beta.node(), moments.node()];
         let [y, gamma, beta, moments, factors] = [y, gamma, beta, moments, factors].map(|x| x.into_primitive());
         let state = [y.clone(), gamma.clone(), beta.clone(), moments.clone(), factors.clone()];
-        let out = B::channels_last_normalize(y, gamma, beta, moments, factors, relu);
+        let out = B::channels_last_normalize(y, gamma, beta, moments, factors, relu, peers.clone());
         match Normalize.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((state, relu), out),
+            OpsKind::Tracked(prep) => prep.finish((state, relu, peers), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }

@@ -6,12 +6,13 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Bytes, DType, Shape};
 use cbn_kernels::{Clipped, ConvShape, Epilogue, GroupNorm, GroupShape, MapShape, MaxPool, PyramidLevel};
 
-use super::reference::{dims2, dims4, map_shape};
+use super::reference::{add_up, dims2, dims4, map_shape};
 use super::{
     Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry,
     PyramidRoi, Roi, RoiAlignConfig, SharedCache, WeightGradientPair,
 };
 use crate::ConvGeometry;
+use crate::process_group::Peers;
 
 impl KernelBackend for Flex {
     fn channels_last_conv2d(x: FlexTensor, weight: FlexTensor, geometry: ConvGeometry) -> FlexTensor {
@@ -144,6 +145,7 @@ impl KernelBackend for Flex {
         moments: FlexTensor,
         factors: FlexTensor,
         relu: bool,
+        _peers: Peers,
     ) -> FlexTensor {
         let dims = dims4::<Flex>(&y);
         let [y, gamma, beta, moments, factors] = [y, gamma, beta, moments, factors].map(|x| x.to_contiguous());
@@ -160,6 +162,7 @@ impl KernelBackend for Flex {
         factors: FlexTensor,
         grad: FlexTensor,
         relu: bool,
+        peers: Peers,
     ) -> NormalizeGradients<Flex> {
         let dims = dims4::<Flex>(&y);
         let channels = dims[3];
@@ -170,24 +173,20 @@ impl KernelBackend for Flex {
         let [mean, _] = split_rows(&moments);
         let [inv_std, slope, share] = split_rows(&factors);
         let gamma = floats(&gamma);
-        let positions = (dims[0] * dims[1] * dims[2]) as f32;
+        let positions = dims[0] * dims[1] * dims[2];
         let (sum, weighted) = cbn_kernels::norm_backward_sums(floats(&y), floats(&grad), mean, clipped);
 
-        let mut passes = [(); 2].map(|()| vec![0.0; channels]);
-        let mut grad_gamma = vec![0.0; channels];
-        let mut grad_moments = vec![0.0; 2 * channels];
-        for c in 0..channels {
-            let grad_mean = -scale[c] * sum[c];
-            let grad_var = gamma[c] * weighted[c] * slope[c];
-            let share = share[c] / positions;
-            grad_gamma[c] = inv_std[c] * weighted[c];
-            grad_moments[c] = grad_mean;
-            grad_moments[channels + c] = grad_var;
-            passes[0][c] = 2.0 * share * grad_var;
-            passes[1][c] = share * grad_mean;
-        }
-        let [of_y, constant] = &passes;
-        let factors: [&[f32]; 4] = [&scale, of_y, mean, constant];
+        let grad_mean: Vec<f32> = (0..channels).map(|c| -scale[c] * sum[c]).collect();
+        let grad_var: Vec<f32> = (0..channels).map(|c| gamma[c] * weighted[c] * slope[c]).collect();
+        let grad_gamma = (0..channels).map(|c| inv_std[c] * weighted[c]).collect();
+        let grad_moments = [grad_mean.as_slice(), &grad_var].concat();
+        let local = [grad_mean, grad_var];
+        let ([of_mean, of_var], positions) =
+            if peers.is_alone() { (local, positions) } else { add_up(&local, positions, &peers) };
+        let positions = positions as f32;
+        let of_y: Vec<f32> = (0..channels).map(|c| 2.0 * (share[c] / positions) * of_var[c]).collect();
+        let constant: Vec<f32> = (0..channels).map(|c| share[c] / positions * of_mean[c]).collect();
+        let factors: [&[f32]; 4] = [&scale, &of_y, mean, &constant];
         let grad_y = cbn_kernels::norm_backward_apply(floats(&y), floats(&grad), factors, clipped);
         NormalizeGradients {
             y: tensor(grad_y, dims),

@@ -27,6 +27,7 @@ pub use self::packed::{PackedWeightCache, SharedCache};
 pub use self::second_gradient::SecondGradientCell;
 pub(crate) use self::second_gradient::conv2d_remembering;
 use crate::ConvGeometry;
+use crate::process_group::Peers;
 
 /// Max-pooling of square windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,11 +226,13 @@ pub trait KernelBackend: Backend {
         moments: FloatTensor<Self>,
         factors: FloatTensor<Self>,
         relu: bool,
+        peers: Peers,
     ) -> FloatTensor<Self> {
+        let _ = peers;
         reference::normalize::<Self>([y, gamma, beta, moments, factors], relu)
     }
 
-    /// Its gradients.
+    /// Its gradients; those of gamma, beta and the moments are this process's part, that of y knows of all `peers`.
     fn channels_last_normalize_backward(
         y: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -238,8 +241,9 @@ pub trait KernelBackend: Backend {
         factors: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         relu: bool,
+        peers: Peers,
     ) -> NormalizeGradients<Self> {
-        reference::normalize_backward::<Self>([y, gamma, beta, moments, factors], grad, relu)
+        reference::normalize_backward::<Self>([y, gamma, beta, moments, factors], grad, relu, &peers)
     }
 
     /// Group norm over each image and group of channels, then a ReLU if asked for.

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use super::{GroupNormOptions, KernelBackend};
 use crate::context::beside;
+use crate::process_group::Peers;
 use crate::{Activation, FeatureMap};
 
 /// What a map is normalised with, per channel, `[C]` each.
@@ -24,6 +25,8 @@ pub struct ChannelStatistics {
     pub slope: Tensor<1>,
     /// The weight of the map's own moments in those used: 1 is batch norm, 0 fixed statistics, `1 / n` a window of n iterations.
     pub share: Tensor<1>,
+    /// Whose maps that are: with peers, the moments are those of all their maps together, and each normalises its own.
+    pub peers: Peers,
 }
 
 /// Mean and biased variance of each channel. Not differentiable itself: call it on a tensor without autodiff.
@@ -64,7 +67,7 @@ pub fn normalize(
     activation: Activation,
 ) -> FeatureMap {
     let device = y.device();
-    let ChannelStatistics { mean, var, inv_std, slope, share } = statistics;
+    let ChannelStatistics { mean, var, inv_std, slope, share, peers } = statistics;
     let [mean, var, inv_std, slope, share] = [mean, var, inv_std, slope, share].map(|x| beside(x, &device));
     let moments: Tensor<2> = Tensor::stack(vec![mean, var], 0);
     let factors: Tensor<2> = Tensor::stack(vec![inv_std, slope, share], 0);
@@ -75,6 +78,7 @@ pub fn normalize(
         moments.into_dispatch(),
         factors.into_dispatch(),
         activation.is_relu(),
+        peers,
     );
     FeatureMap::from_nhwc(Tensor::from_dispatch(out))
 }

@@ -11,6 +11,7 @@ use super::{
     RoiAlignConfig,
 };
 use crate::ConvGeometry;
+use crate::process_group::Peers;
 
 const TO_NCHW: [usize; 4] = [0, 3, 1, 2];
 const TO_NHWC: [usize; 4] = [0, 2, 3, 1];
@@ -155,11 +156,12 @@ pub(super) fn normalize<B: Backend>(
 /// dL/dy     = gamma * inv_std * g + share / M * (dL/dmean + 2 * (y - mean) * dL/dvar)
 /// ```
 ///
-/// where g is the gradient under the ReLU, if there is one.
+/// where g is the gradient under the ReLU, if there is one. With peers, S, T and M in the last line are the sums over all of them.
 pub(super) fn normalize_backward<B: Backend>(
     [y, gamma, beta, moments, factors]: [FloatTensor<B>; 5],
     grad: FloatTensor<B>,
     relu: bool,
+    peers: &Peers,
 ) -> NormalizeGradients<B> {
     let grad = if relu {
         let out = normalize::<B>([y.clone(), gamma.clone(), beta, moments.clone(), factors.clone()], relu);
@@ -182,9 +184,10 @@ pub(super) fn normalize_backward<B: Backend>(
     let scale = B::float_mul(gamma, inv_std.clone());
     let grad_mean = B::float_neg(B::float_mul(scale.clone(), sum.clone()));
 
+    let (of_all, positions) = sum_over::<B>([grad_mean.clone(), grad_var.clone()], positions, peers);
     let share = B::float_div_scalar(share, (positions as f32).into());
-    let constant = B::float_mul(grad_mean.clone(), share.clone());
-    let of_y = B::float_mul_scalar(B::float_mul(grad_var.clone(), share), 2.0.into());
+    let [constant, of_y] = of_all.map(|sum| B::float_mul(sum, share.clone()));
+    let of_y = B::float_mul_scalar(of_y, 2.0.into());
     let grad_y = B::float_add(B::float_add(B::float_mul(grad, scale), B::float_mul(centred, of_y)), constant);
     NormalizeGradients {
         y: B::float_reshape(grad_y, shape),
@@ -192,6 +195,26 @@ pub(super) fn normalize_backward<B: Backend>(
         beta: B::float_reshape(sum, channels),
         moments: B::float_cat(vec![grad_mean, grad_var], 0),
     }
+}
+
+/// Two rows `[1, C]` and a count, summed over the processes.
+fn sum_over<B: Backend>(rows: [FloatTensor<B>; 2], count: usize, peers: &Peers) -> ([FloatTensor<B>; 2], usize) {
+    if peers.is_alone() {
+        return (rows, count);
+    }
+    let (shape, device) = (rows[0].shape(), rows[0].device());
+    let sums = rows.map(|row| host::<B>(row));
+    let (sums, count) = add_up(&sums, count, peers);
+    (sums.map(|sums| B::float_from_data(TensorData::new(sums, shape.clone()), &device)), count)
+}
+
+/// Two lists and a count, summed over the processes in double precision.
+pub(super) fn add_up(lists: &[Vec<f32>; 2], count: usize, peers: &Peers) -> ([Vec<f32>; 2], usize) {
+    let len = lists[0].len();
+    let mut sums: Vec<f64> = lists.iter().flatten().map(|&x| f64::from(x)).chain([count as f64]).collect();
+    peers.sum_f64(&mut sums);
+    let narrow = |part: &[f64]| part.iter().map(|&x| x as f32).collect();
+    ([narrow(&sums[..len]), narrow(&sums[len..2 * len])], sums[2 * len] as usize)
 }
 
 /// `[B, H, W, C]` as `[B, H * W, G, C / G]`.

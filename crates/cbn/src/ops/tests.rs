@@ -6,6 +6,7 @@ use burn::tensor::{Bytes, DType, Shape};
 
 use super::{Addend, GroupNormOptions, KernelBackend, PackedWeightCache, PoolGeometry, SharedCache, reference};
 use crate::ConvGeometry;
+use crate::process_group::Peers;
 
 /// Values in [-1, 1), a different series for every seed.
 fn values<const D: usize>(seed: u64, shape: [usize; D]) -> FlexTensor {
@@ -76,13 +77,22 @@ fn moments_and_normalisation_match_the_reference() {
     for relu in [false, true] {
         let [y, gamma, beta, moments, factors] = tensors.clone();
         assert_close(
-            Flex::channels_last_normalize(y, gamma, beta, moments, factors, relu),
+            Flex::channels_last_normalize(y, gamma, beta, moments, factors, relu, Peers::default()),
             reference::normalize::<Flex>(tensors.clone(), relu),
             "normalised",
         );
         let [y, gamma, beta, moments, factors] = tensors.clone();
-        let ours = Flex::channels_last_normalize_backward(y, gamma, beta, moments, factors, grad.clone(), relu);
-        let expected = reference::normalize_backward::<Flex>(tensors.clone(), grad.clone(), relu);
+        let ours = Flex::channels_last_normalize_backward(
+            y,
+            gamma,
+            beta,
+            moments,
+            factors,
+            grad.clone(),
+            relu,
+            Peers::default(),
+        );
+        let expected = reference::normalize_backward::<Flex>(tensors.clone(), grad.clone(), relu, &Peers::default());
         assert_close(ours.y, expected.y, "gradient of y");
         assert_close(ours.gamma, expected.gamma, "gradient of gamma");
         assert_close(ours.beta, expected.beta, "gradient of beta");

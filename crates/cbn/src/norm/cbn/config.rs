@@ -8,6 +8,7 @@ use super::CrossIterationBatchNorm;
 use super::history::History;
 use crate::norm::EpsilonPlace;
 use crate::norm::buffer::{Buffer, Counter};
+use crate::process_group::Peers;
 
 /// Configuration of [`CrossIterationBatchNorm`].
 ///
@@ -65,6 +66,11 @@ pub struct CbnConfig {
     pub affine: bool,
     /// Whether a record of the module holds the past iterations.
     pub history: HistoryStorage,
+    /// Whose iterations they are, where several processes train together.
+    pub scope: StatisticsScope,
+    /// Those processes. No part of a file: see [`NormConfig::among`](crate::NormConfig::among). Default: this one alone.
+    #[serde(skip)]
+    pub peers: Peers,
 }
 
 /// How far back the window goes.
@@ -193,6 +199,18 @@ pub enum HistoryStorage {
     Refill,
 }
 
+/// Whose statistics they are, where several processes train together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatisticsScope {
+    /// Each process's own, as in the released layer.
+    #[default]
+    Process,
+    /// Of all processes together: the moments of each iteration and their derivatives are reduced over the group, which sends twice as many
+    /// values as the layer has weights in each iteration. Not with [`Compensation::Exact`].
+    Group,
+}
+
 /// The paper's method, except that past moments pass their gradient to the weight ([`HistoryGradient::ThroughWeight`]): it trains CIFAR-10
 /// better than the paper's form at every batch size of docs/results.md.
 impl Default for CbnConfig {
@@ -223,6 +241,8 @@ impl CbnConfig {
             running_statistics: RunningStatistics::Current,
             affine: true,
             history: HistoryStorage::Saved,
+            scope: StatisticsScope::Process,
+            peers: Peers::default(),
         }
     }
 
@@ -245,13 +265,16 @@ impl CbnConfig {
     ///
     /// # Panics
     ///
-    /// If the window, its span in samples, the derivative sampling or the positions of an exact compensation are 0, or the fading is negative.
+    /// If the window, its span in samples, the derivative sampling or the positions of an exact compensation are 0, the fading is negative, or an
+    /// exact compensation is asked for over a group.
     pub fn init(&self, weight_shape: [usize; 4], groups: usize, device: &Device) -> CrossIterationBatchNorm {
         assert!(self.window > 0, "a window counts the current iteration, so it is at least 1");
         assert!(self.span != WindowSpan::Samples { at_most: 0 }, "a span holds at least one sample");
         assert!(self.derivative_sampling > 0, "every n-th position is taken, so n is at least 1");
         assert!(self.compensation != Compensation::Exact { positions: 0 }, "at least one patch is sampled");
         assert!(self.fading >= 0.0, "weights are not negative, found a fading of {}", self.fading);
+        let is_exact = matches!(self.compensation, Compensation::Exact { .. });
+        assert!(!is_exact || self.scope == StatisticsScope::Process, "patches are sampled of one process's inputs");
         let channels = weight_shape[0];
         let affine =
             |start: Initializer| -> Option<Param<Tensor<1>>> { self.affine.then(|| start.init([channels], device)) };

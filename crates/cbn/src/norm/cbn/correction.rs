@@ -12,8 +12,15 @@ use crate::FeatureMap;
 use crate::context::plain;
 use crate::norm::ConvSite;
 use crate::norm::buffer::Buffer;
-use crate::norm::statistics::Moments;
+use crate::norm::statistics::{Moments, mean_over, positions};
 use crate::ops::{mean_patch, row_dots};
+use crate::process_group::Peers;
+
+/// A convolution, and the processes whose inputs are one iteration.
+pub(super) struct PeerSite<'a> {
+    pub site: &'a ConvSite<'a>,
+    pub peers: &'a Peers,
+}
 
 /// What an entry of the history keeps to that end.
 #[derive(Module, Debug)]
@@ -78,11 +85,12 @@ impl Correction {
     }
 
     /// Takes what it needs from the current iteration: its output and what the convolution read.
-    pub(super) fn store(&self, y: &FeatureMap, site: &ConvSite<'_>, iteration: usize) {
+    pub(super) fn store(&self, y: &FeatureMap, of_peers: &PeerSite<'_>, iteration: usize) {
         match self {
             Self::None(_) => {}
-            Self::FirstOrder(first_order) => first_order.store(y, site, iteration),
+            Self::FirstOrder(first_order) => first_order.store(y, of_peers, iteration),
             Self::Exact(patches) => {
+                let site = of_peers.site;
                 let [_, height, width, _] = y.dims();
                 patches.store(plain(site.input.nhwc().clone()), [height, width], site, iteration);
             }
@@ -105,11 +113,13 @@ impl FirstOrder {
         Moments { mean, var }
     }
 
-    fn store(&self, y: &FeatureMap, site: &ConvSite<'_>, iteration: usize) {
+    fn store(&self, y: &FeatureMap, PeerSite { site, peers }: &PeerSite<'_>, iteration: usize) {
+        let own_positions = positions(y);
         let (x, y, weight) = (plain(site.input.nhwc().clone()), plain(y.nhwc().clone()), plain(site.weight.clone()));
         let weight_shape = weight.dims();
         let weight = rows(weight);
         let patch = rows(mean_patch(x.clone(), [weight_shape[2], weight_shape[3]], site.geometry));
+        let patch = mean_over(patch, own_positions, peers);
         let along_mean = row_dots(patch.clone(), weight.clone());
         self.mean_patch.set(patch);
 
@@ -127,6 +137,10 @@ impl FirstOrder {
                 Box::new(move || gradient)
             }
         };
+        // Peers ask in the same order: each layer's in its next forward pass, or all of them where the module is recorded.
+        let peers = (*peers).clone();
+        let gradient: Box<dyn FnOnce() -> Tensor<2> + Send> =
+            Box::new(move || mean_over(gradient(), own_positions, &peers));
         // Two buffers, made together when the first of them is asked for.
         let made = Arc::new(LazyLock::new(gradient));
         let also_made = made.clone();

@@ -4,10 +4,9 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use super::config::{CbnConfig, HistoryGradient, HistoryStorage, Validity, Weighting, WindowSpan};
-use super::correction::Correction;
+use super::correction::{Correction, PeerSite};
 use crate::FeatureMap;
 use crate::context::{beside, plain};
-use crate::norm::ConvSite;
 use crate::norm::buffer::{Buffer, Counter};
 use crate::norm::statistics::Moments;
 
@@ -133,7 +132,7 @@ impl History {
     }
 
     /// Remembers the current iteration in the place of the oldest; from now on the newest `open` count.
-    pub(super) fn push(&self, current: &Observation, y: &FeatureMap, site: &ConvSite<'_>, open: usize) {
+    pub(super) fn push(&self, current: &Observation, y: &FeatureMap, site: &PeerSite<'_>, open: usize) {
         let ring = self.ring();
         let place = ring.next.get();
         let entry = &ring.entries[place];

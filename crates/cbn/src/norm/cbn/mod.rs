@@ -10,17 +10,18 @@ use burn::module::{Flag, Module, Param};
 use burn::tensor::{Device, Tensor};
 
 pub use self::config::{
-    CbnConfig, Compensation, HistoryGradient, HistoryStorage, RunningStatistics, Validity, VarianceEstimate, Weighting,
-    WindowOpening, WindowSpan,
+    CbnConfig, Compensation, HistoryGradient, HistoryStorage, RunningStatistics, StatisticsScope, Validity,
+    VarianceEstimate, Weighting, WindowOpening, WindowSpan,
 };
+use self::correction::PeerSite;
 pub use self::correction::{Correction, FirstOrder, Uncorrected};
 pub use self::exact::PastPatches;
 pub use self::history::{Entry, History, Ring, Unrecorded};
 use self::history::{Observation, Window};
 use super::ConvSite;
 use super::buffer::{Buffer, Counter};
-use super::statistics::{Epsilon, Moments, Running, positions, unbiased_correction};
-use crate::ops::normalize;
+use super::statistics::{Epsilon, Moments, Running, unbiased_correction};
+use crate::ops::{ChannelStatistics, normalize};
 use crate::{Activation, FeatureMap};
 
 /// Batch norm whose statistics span the last iterations, each corrected for the change of the weight since
@@ -92,8 +93,11 @@ impl CrossIterationBatchNorm {
         }
         let iteration = self.iteration.increment();
         let open = self.config.open_window(iteration);
-        let observation =
-            Observation { moments: Moments::of(&y), positions: positions(&y), samples: y.batch(), iteration };
+        let peers = &self.config.peers;
+        let (moments, positions) = Moments::over(&y, peers);
+        let mut samples = [y.batch() as f64];
+        peers.sum_f64(&mut samples);
+        let observation = Observation { moments, positions, samples: samples[0] as usize, iteration };
         let window = if open == 0 {
             Window::of_current(&observation)
         } else {
@@ -101,7 +105,7 @@ impl CrossIterationBatchNorm {
         };
         let remembered = self.config.remembered(iteration);
         if remembered > 0 {
-            self.history.push(&observation, &y, site, remembered);
+            self.history.push(&observation, &y, &PeerSite { site, peers }, remembered);
         }
         self.observe(&observation, &window);
         // An open window has the biased variance, also while it holds the current iteration alone.
@@ -109,7 +113,8 @@ impl CrossIterationBatchNorm {
             VarianceEstimate::Unbiased if open == 0 => unbiased_correction(observation.positions),
             _ => 1.0,
         };
-        normalize(y, affine, window.moments.statistics(self.epsilon(), window.share, correction), activation)
+        let statistics = window.moments.statistics(self.epsilon(), window.share, correction);
+        normalize(y, affine, ChannelStatistics { peers: peers.clone(), ..statistics }, activation)
     }
 
     fn observe(&self, observation: &Observation, window: &Window) {
