@@ -219,7 +219,7 @@ fn resize(image: &RgbImage, size: ImageSize, rule: ResizeRule) -> Pixels {
         ResizeRule::OpenCv => Pixels::Bytes(cbn_kernels::resize_bilinear_u8(image.as_raw(), from, 3, to)),
         ResizeRule::Torchvision => {
             let floats: Vec<f32> = image.as_raw().iter().map(|&byte| f32::from(byte)).collect();
-            Pixels::Floats(cbn_kernels::resize_bilinear_f32(&floats, from, 3, to))
+            Pixels::Floats(cbn_kernels::resize_bilinear_torch(&floats, from, 3, to))
         }
     }
 }
