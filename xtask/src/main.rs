@@ -5,6 +5,7 @@ mod check;
 mod evidence;
 mod figures;
 mod process;
+mod torture;
 
 use std::env;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ tasks:
   ci           both, as .ci/run does
   bench-peers  times beside PyTorch, torchvision, ONNX Runtime and pycocotools; bench-peers --help says more
   evidence     trainings that compare norms, into docs/results; evidence without arguments says more
+  torture      trainings killed and resumed until done, as docs/reliability.md tells; torture --help says more
   figures      docs/figures/*.svg, from the runs in docs/results";
 
 fn main() -> ExitCode {
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Some("ci") => check::check() && check::test(),
         Some("bench-peers") => return bench_peers::run(arguments.collect()),
         Some("evidence") => return evidence::run(&arguments.collect::<Vec<_>>()),
+        Some("torture") => return torture::run(&arguments.collect::<Vec<_>>()),
         Some("figures") => return figures::run(),
         _ => {
             eprintln!("{USAGE}");

@@ -42,7 +42,7 @@ impl Session {
         );
         let loader = TrainLoader::new(train.clone(), transform(recipe), train_loader(recipe))?
             .with_bad_image_limit(limits.max_bad_images);
-        let facts = DataFacts::new(recipe, train.categories.len(), &loader);
+        let facts = DataFacts::new(recipe, train.categories.len(), loader.batches_per_epoch());
         let plan = resolve(recipe, facts)?;
         let evaluator = evaluator(&plan, val, iou_types(&plan))?;
         let trainer = Trainer {

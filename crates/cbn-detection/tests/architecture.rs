@@ -86,7 +86,8 @@ fn rooms_use_only_the_rooms_of_the_table() {
     for (room, allowed) in TABLE {
         for path in rust_files(&source_dir().join(room)) {
             for used in rooms_used(&production_code(&path)) {
-                let is_fine = used == room || allowed.contains(&used.as_str());
+                // `files` is one file that knows none of the rooms: whoever writes uses it.
+                let is_fine = used == room || used == "files" || allowed.contains(&used.as_str());
                 assert!(is_fine, "{}: {room} must not use {used}", path.display());
             }
         }

@@ -345,7 +345,8 @@ fn released() -> serde_json::Value {
                 "warmup_iterations": 500,
                 "warmup_ratio": 1.0 / 3.0,
                 "drops": [8 * 7330, 11 * 7330],
-                "gamma": 0.1
+                "gamma": 0.1,
+                "cosine": null
             },
             "optimizer": { "momentum": 0.9, "weight_decay": 1e-4 },
             "clip_norm": 35,

@@ -43,7 +43,8 @@ pub(super) fn rasterize(segmentation: &Segmentation, transform: &Transform) -> R
         None => {
             let rle = decode_rle(segmentation, transform.original)?;
             let resampled = resample_rle(&rle, transform);
-            Ok(if transform.flip { resampled.flip_horizontal() } else { resampled })
+            let mirrored = if transform.flip { resampled.flip_horizontal() } else { resampled };
+            Ok(if transform.flip_vertical { mirrored.flip_vertical() } else { mirrored })
         }
     }
 }
@@ -65,8 +66,9 @@ fn rasterize_polygons(polygons: &[Vec<f64>], transform: &Transform) -> Result<In
     for polygon in polygons {
         validate_polygon(polygon)?;
         let points = polygon.chunks_exact(2).flat_map(|point| {
-            let x = point[0] * sx;
-            [if transform.flip { size.width as f64 - x } else { x }, point[1] * sy]
+            let (x, y) = (point[0] * sx, point[1] * sy);
+            let x = if transform.flip { size.width as f64 - x } else { x };
+            [x, if transform.flip_vertical { size.height as f64 - y } else { y }]
         });
         moved.push(points.collect::<Vec<f64>>());
     }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::image_file::size_of;
 use super::mask::{self, MaskError};
-use super::{DataError, ResizeRule, TransformConventions};
+use super::photometric::Photometric;
+use super::{DataError, PhotometricConfig, ResizeRule, TransformConventions};
 use crate::structures::{BBox, ImageSize, InstanceMask};
 
 /// How images are prepared: the policy from which a fixed [`Transform`] is drawn per image.
@@ -23,6 +24,10 @@ pub struct TransformConfig {
     pub max_side_px: usize,
     /// How often a training image is mirrored left to right.
     pub flip_probability: f32,
+    /// How often a training image is mirrored top to bottom, whether it is mirrored left to right or not.
+    pub vertical_flip_probability: f32,
+    /// Random changes of a training image's colours; none if absent.
+    pub photometric: Option<PhotometricConfig>,
     /// Subtracted from each channel: RGB, on the 0..255 scale.
     pub pixel_mean: [f32; 3],
     /// Each channel is divided by this after the mean is subtracted: RGB, on the 0..255 scale.
@@ -39,6 +44,8 @@ impl Default for TransformConfig {
             min_side_px: vec![800],
             max_side_px: 1333,
             flip_probability: 0.5,
+            vertical_flip_probability: 0.0,
+            photometric: None,
             // ImageNet's mean and standard deviation, as torchvision's weights expect them.
             pixel_mean: [123.675, 116.28, 103.53],
             pixel_std: [58.395, 57.12, 57.375],
@@ -62,8 +69,15 @@ impl TransformConfig {
         if self.max_side_px == 0 {
             return fault("max_side_px", "0".into(), "must be positive");
         }
-        if !(0.0..=1.0).contains(&self.flip_probability) {
-            return fault("flip_probability", self.flip_probability.to_string(), "must lie between 0 and 1");
+        for (field, probability) in
+            [("flip_probability", self.flip_probability), ("vertical_flip_probability", self.vertical_flip_probability)]
+        {
+            if !(0.0..=1.0).contains(&probability) {
+                return fault(field, probability.to_string(), "must lie between 0 and 1");
+            }
+        }
+        if let Some((field, value, expected)) = self.photometric.and_then(|photometric| photometric.fault()) {
+            return fault(field, value, expected);
         }
         if !self.pixel_std.iter().all(|&std| std > 0.0) {
             return fault("pixel_std", format!("{:?}", self.pixel_std), "must be positive");
@@ -78,7 +92,11 @@ impl TransformConfig {
     pub fn draw(&self, original: ImageSize, rng: &mut impl Rng) -> Transform {
         let min_side_px = self.min_side_px[rng.random_range(0..self.min_side_px.len())];
         let flip = rng.random::<f32>() < self.flip_probability;
-        self.to_side(original, min_side_px, flip)
+        // What is not asked for draws nothing, so that a seed means the same as before there was this choice.
+        let flip_vertical =
+            self.vertical_flip_probability > 0.0 && rng.random::<f32>() < self.vertical_flip_probability;
+        let photometric = self.photometric.map(|photometric| photometric.draw(rng));
+        Transform { flip_vertical, photometric, ..self.to_side(original, min_side_px, flip) }
     }
 
     /// The transform of one test image: the last of `min_side_px`, never mirrored.
@@ -122,6 +140,9 @@ pub struct Transform {
     pub resized: ImageSize,
     /// True if the image is mirrored left to right, after the resize.
     pub flip: bool,
+    /// True if the image is mirrored top to bottom, after the resize.
+    pub flip_vertical: bool,
+    photometric: Option<Photometric>,
     conventions: TransformConventions,
     /// What boxes are multiplied with, if it is not the quotient of the sides.
     box_scale: Option<f32>,
@@ -130,7 +151,8 @@ pub struct Transform {
 impl Transform {
     /// A resize with this library's conventions.
     pub fn new(original: ImageSize, resized: ImageSize, flip: bool) -> Self {
-        Self { original, resized, flip, conventions: TransformConventions::default(), box_scale: None }
+        let conventions = TransformConventions::default();
+        Self { original, resized, flip, flip_vertical: false, photometric: None, conventions, box_scale: None }
     }
 
     /// Network pixels per original pixel for boxes, horizontally and vertically.
@@ -149,19 +171,27 @@ impl Transform {
         ]
     }
 
-    /// Resizes (bilinear between pixel centres without antialiasing) and mirrors.
+    /// Changes colours, resizes (bilinear between pixel centres without antialiasing) and mirrors.
     ///
     /// # Panics
     ///
     /// If the image has another size than the transform was made for.
     pub fn apply_to_image(&self, image: &RgbImage) -> ResizedImage {
         assert_eq!(size_of(image), self.original, "the transform was made for another image");
+        let changed = self.photometric.map(|photometric| photometric.apply(image));
+        let image = changed.as_ref().unwrap_or(image);
         let mut resized =
             ResizedImage { size: self.resized, pixels: resize(image, self.resized, self.conventions.resize) };
         if self.flip {
             match &mut resized.pixels {
                 Pixels::Bytes(pixels) => mirror(pixels, self.resized.width),
                 Pixels::Floats(pixels) => mirror(pixels, self.resized.width),
+            }
+        }
+        if self.flip_vertical {
+            match &mut resized.pixels {
+                Pixels::Bytes(pixels) => mirror_vertically(pixels, self.resized.width),
+                Pixels::Floats(pixels) => mirror_vertically(pixels, self.resized.width),
             }
         }
         resized
@@ -172,6 +202,7 @@ impl Transform {
         let [sx, sy] = self.scale();
         let scaled = self.conventions.boxes.scale(bbox, sx, sy);
         let flipped = if self.flip { scaled.flip_horizontal(self.resized.width) } else { scaled };
+        let flipped = if self.flip_vertical { flipped.flip_vertical(self.resized.height) } else { flipped };
         self.conventions.boxes.clip(&flipped, self.resized)
     }
 
@@ -208,6 +239,12 @@ fn mirror<T>(pixels: &mut [T], width: usize) {
         row.reverse();
         row.chunks_exact_mut(3).for_each(<[T]>::reverse);
     }
+}
+
+fn mirror_vertically<T>(pixels: &mut [T], width: usize) {
+    pixels.reverse();
+    // Every row now stands in its place, back to front.
+    pixels.chunks_exact_mut(width * 3).for_each(<[T]>::reverse);
 }
 
 fn resize(image: &RgbImage, size: ImageSize, rule: ResizeRule) -> Pixels {
@@ -270,6 +307,30 @@ mod tests {
     fn a_flipped_box_ends_where_the_mirrored_object_ends() {
         let transform = Transform::new(ImageSize::new(10, 20), ImageSize::new(20, 40), true);
         assert_eq!(transform.apply_to_box(&BBox::new(1.0, 2.0, 5.0, 7.0)), BBox::new(30.0, 4.0, 38.0, 14.0));
+    }
+
+    #[test]
+    fn image_box_and_mask_are_mirrored_alike() {
+        // One white pixel per image, and the box and the polygon around it.
+        let (width, height) = (7, 5);
+        for (column, row) in [(0, 0), (6, 4), (2, 1)] {
+            let mut image = RgbImage::new(width, height);
+            image.put_pixel(column, row, image::Rgb([255; 3]));
+            let [x, y] = [column as f64, row as f64];
+            let polygon = vec![x, y, x + 1.0, y, x + 1.0, y + 1.0, x, y + 1.0];
+            let segmentation = Segmentation::Polygon(vec![polygon]);
+            let bbox = BBox::new(x as f32, y as f32, x as f32 + 1.0, y as f32 + 1.0);
+            for (flip, flip_vertical) in [(false, false), (true, false), (false, true), (true, true)] {
+                let size = size_of(&image);
+                let transform = Transform { flip_vertical, ..Transform::new(size, size, flip) };
+                let Pixels::Bytes(pixels) = transform.apply_to_image(&image).pixels else { panic!("no bytes") };
+                let lit: Vec<u8> = pixels.chunks(3).map(|pixel| pixel[0] / 255).collect();
+                assert_eq!(transform.apply_to_segmentation(&segmentation).unwrap().to_full(), lit);
+                let place = lit.iter().position(|&pixel| pixel == 1).unwrap();
+                let moved = transform.apply_to_box(&bbox);
+                assert_eq!((moved.x1 as usize, moved.y1 as usize), (place % 7, place / 7));
+            }
+        }
     }
 
     proptest! {

@@ -16,4 +16,6 @@ pub use error::RecipeError;
 pub use norm::{CbnPreset, CbnSpec, NormSection, NormSpec};
 pub use plan::Plan;
 pub use resolve::{DataFacts, resolve, test_loader, train_loader, transform};
-pub use schema::{DataSection, Expected, Length, ModelSection, Moments, Recipe, TestSection, TrainSection, Warmup};
+pub use schema::{
+    CosineSection, DataSection, Expected, Length, ModelSection, Moments, Recipe, TestSection, TrainSection, Warmup,
+};

@@ -4,9 +4,9 @@ use super::conventions;
 use super::norm::NormSpec;
 use super::schema::{ModelSection, Moments, Recipe, TrainSection};
 use super::{Plan, RecipeError};
-use crate::data::{LoaderConfig, TrainLoader, TransformConfig};
+use crate::data::{LoaderConfig, TransformConfig};
 use crate::model::{DetectorConfig, MaskBranchConfig};
-use crate::train::{EmaConfig, ScheduleConfig, SgdConfig, TrainConfig};
+use crate::train::{CosineConfig, EmaConfig, ScheduleConfig, SgdConfig, TrainConfig};
 
 /// Batches that workers hold ready: two per worker keep it busy while the other waits.
 const QUEUED_BATCHES_PER_WORKER: usize = 2;
@@ -25,8 +25,10 @@ pub struct DataFacts {
 
 impl DataFacts {
     /// What training on this data comes to.
-    pub fn new(recipe: &Recipe, num_classes: usize, loader: &TrainLoader) -> Self {
-        Self { num_classes, iterations_per_epoch: loader.batches_per_epoch() / recipe.train.accumulate.max(1) }
+    ///
+    /// `batches_per_epoch` is what the loader yields, see [`crate::data::TrainLoader::batches_per_epoch`].
+    pub fn new(recipe: &Recipe, num_classes: usize, batches_per_epoch: usize) -> Self {
+        Self { num_classes, iterations_per_epoch: batches_per_epoch / recipe.train.accumulate.max(1) }
     }
 }
 
@@ -152,6 +154,7 @@ fn training(train: &TrainSection, facts: DataFacts) -> Result<TrainConfig, Recip
         accumulate: positive("train.accumulate", train.accumulate)?,
         ema: train.ema.map(ema_config).transpose()?,
         clip_norm: train.clip_norm.map(|limit| above_zero("train.clip_norm", limit)).transpose()?,
+        freeze: train.freeze.clone(),
         seed: train.seed,
         evaluate_every: positive("train.evaluate_every", train.evaluate_every.iterations(per_epoch))?,
         checkpoint_every: positive("train.checkpoint_every", train.checkpoint_every.iterations(per_epoch))?,
@@ -194,7 +197,17 @@ fn schedule(train: &TrainSection, per_epoch: usize) -> Result<ScheduleConfig, Re
         warmup_ratio,
         drops,
         gamma: not_negative("train.gamma", train.gamma)?,
+        cosine: cosine(train, per_epoch)?,
     })
+}
+
+fn cosine(train: &TrainSection, per_epoch: usize) -> Result<Option<CosineConfig>, RecipeError> {
+    let Some(section) = train.cosine else { return Ok(None) };
+    if train.drops.is_some() {
+        return Err(fault("train.cosine", "given", "but train.drops is given as well: the rate follows one of them"));
+    }
+    let final_ratio = not_negative("train.cosine.final_ratio", section.final_ratio)?;
+    Ok(Some(CosineConfig { num_iterations: train.length.iterations(per_epoch), final_ratio }))
 }
 
 fn positive(key: &'static str, value: usize) -> Result<usize, RecipeError> {

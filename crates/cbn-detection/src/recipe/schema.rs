@@ -145,6 +145,13 @@ pub struct TrainSection {
     /// What a drop multiplies the rate with. Default: 0.1.
     #[serde(default = "default_gamma")]
     pub gamma: f64,
+    /// Half a cosine over the whole run instead of drops: `{ final_ratio = 0.0 }` ends at a rate of 0. Default: none.
+    #[serde(default)]
+    pub cosine: Option<CosineSection>,
+    /// Parts whose weights stay as they are, by module path: `["backbone", "neck", "rpn.head"]`. Statistics of their norms go on, unless the
+    /// norm is frozen as well. Default: none.
+    #[serde(default)]
+    pub freeze: Vec<String>,
     /// Batches of `batch_size` images whose mean gradient makes one step: what memory does not hold at once. An iteration is a step. To norms
     /// each batch is a batch of its own. Default: 1.
     #[serde(default = "one")]
@@ -200,6 +207,14 @@ fn default_keep_checkpoints() -> usize {
 
 fn one_epoch() -> Length {
     Length::Epochs(1)
+}
+
+/// A rate that falls along half a cosine.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CosineSection {
+    /// The share of the learning rate that is left at the end.
+    pub final_ratio: f64,
 }
 
 /// A rate that climbs linearly at the start of the run.

@@ -182,6 +182,12 @@ impl BBox {
         let width = image_width as f32;
         Self { x1: width - self.x2, x2: width - self.x1, ..*self }
     }
+
+    /// The box after an image of `image_height` rows is mirrored top to bottom.
+    pub fn flip_vertical(&self, image_height: usize) -> Self {
+        let height = image_height as f32;
+        Self { y1: height - self.y2, y2: height - self.y1, ..*self }
+    }
 }
 
 #[cfg(test)]
@@ -223,6 +229,7 @@ mod tests {
         fn flipping_twice_restores_whole_pixel_boxes(x in 0u16..500, y in 0u16..500, w in 1u16..500, h in 1u16..500) {
             let bbox = BBox::from_xywh([x.into(), y.into(), w.into(), h.into()]);
             prop_assert_eq!(bbox.flip_horizontal(1000).flip_horizontal(1000), bbox);
+            prop_assert_eq!(bbox.flip_vertical(1000).flip_vertical(1000), bbox);
         }
 
         #[test]

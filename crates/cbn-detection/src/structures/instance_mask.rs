@@ -90,6 +90,16 @@ impl InstanceMask {
         flipped
     }
 
+    /// The mask after its image is mirrored top to bottom.
+    pub fn flip_vertical(&self) -> Self {
+        let mut flipped = self.clone();
+        flipped.top = self.image.height - self.top - self.height;
+        if self.width > 0 {
+            flipped.bits = self.bits.chunks_exact(self.width).rev().flatten().copied().collect();
+        }
+        flipped
+    }
+
     /// Training target of the mask head: the mask under `bbox` on a grid of `side` x `side` cells, 0 or 1 per cell.
     ///
     /// Each cell averages a grid of `ceil(extent / side)` bilinear samples per axis (ROI Align with `aligned` and adaptive

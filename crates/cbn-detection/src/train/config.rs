@@ -24,6 +24,8 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Batches whose mean gradient makes one step; 1 for a step on each.
     pub accumulate: usize,
+    /// Modules whose weights stay as they are, by path.
+    pub freeze: Vec<String>,
     /// The average of the weights that is evaluated; none if absent.
     pub ema: Option<EmaConfig>,
     /// The detector is evaluated after so many iterations, and at the end.

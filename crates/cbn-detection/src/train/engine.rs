@@ -15,7 +15,7 @@ use super::plan_difference::first_difference;
 use super::step::{Step, StepReport};
 use super::{
     BestScore, Checkpoint, CheckpointError, CheckpointInfo, EvaluationRecord, Event, IterationRecord, Observer, Record,
-    RunInfo, Sgd, StopRequest, TrainConfig, TrainError, WorkDir, collect,
+    RunInfo, Sgd, StopRequest, TrainConfig, TrainError, WorkDir, collect, freeze,
 };
 use crate::data::{Category, DataError, TrainLoader};
 use crate::eval::{EvalError, Evaluator, Summary, write_results};
@@ -145,7 +145,7 @@ impl Trainer {
 
     fn start<'a>(&self, detector: Detector, observer: &'a mut dyn Observer) -> Result<Run<'a>, TrainError> {
         let mut run = Run {
-            detector,
+            detector: freeze(detector, &self.config.freeze)?,
             sgd: Sgd::new(self.config.optimizer.clone()),
             ema: self.config.ema.map(Ema::new),
             iteration: 0,

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::{CheckpointError, LogError, StepError};
+use super::{CheckpointError, LogError, StepError, UnknownModules};
 use crate::data::DataError;
 use crate::eval::EvalError;
 
@@ -19,6 +19,9 @@ pub enum TrainError {
     /// A checkpoint could not be written or taken.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// What is to be frozen is not there.
+    #[error(transparent)]
+    Freeze(#[from] UnknownModules),
     /// The log could not be written.
     #[error(transparent)]
     Log(#[from] LogError),

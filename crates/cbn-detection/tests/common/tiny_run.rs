@@ -87,7 +87,7 @@ impl Data {
         let recipe = Recipe::parse(RECIPE, Path::new("test.toml"), &assignments).unwrap();
         let (train, val) = (self.load(Split::Train), self.load(Split::Val));
         let loader = TrainLoader::new(train.clone(), recipe.data.transform.clone(), train_loader(&recipe)).unwrap();
-        let facts = DataFacts::new(&recipe, 3, &loader);
+        let facts = DataFacts::new(&recipe, 3, loader.batches_per_epoch());
         let plan = resolve(&recipe, facts).unwrap();
         let test_loader = TestLoader::new(val, plan.transform.clone(), plan.test_loader.clone()).unwrap();
         let kinds = vec![IouType::Bbox, IouType::Segm];
