@@ -29,6 +29,7 @@ pub use self::allocator::keep_freed_memory;
 pub use self::block_gradient::{BlockGradientSums, linear_block_gradient, relu_block_gradient};
 pub use self::conv::{ConvShape, Epilogue, conv2d_backward_input, conv2d_backward_weight, conv2d_forward};
 pub use self::conv::{PackedWeight, WeightShape, conv2d_backward_weight_pair, conv2d_forward_packed};
+pub use self::conv::{Sample, conv2d_backward_weight_of_sample};
 pub use self::group_norm::{GroupNorm, GroupShape, group_moments};
 pub use self::isa::Isa;
 pub use self::map_shape::MapShape;

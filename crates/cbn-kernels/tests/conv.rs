@@ -1,7 +1,7 @@
 //! Convolutions against the definition in `f64`.
 
 use cbn_kernels::conv::{Algorithm, Method, TileSize, reference};
-use cbn_kernels::{ConvShape, Epilogue, Isa, PackedWeight};
+use cbn_kernels::{ConvShape, Epilogue, Isa, PackedWeight, Sample, conv2d_backward_weight_of_sample};
 use cbn_kernels::{conv2d_backward_input, conv2d_forward, conv2d_forward_packed};
 use proptest::prelude::*;
 use rayon::prelude::*;
@@ -291,6 +291,64 @@ fn two_weight_gradients_have_the_bits_of_two_calls() {
     check_pair(&ConvShape { groups: 2, ..square([32, 150], 19, 3, 2) });
     check_pair(&ConvShape { groups: 7, ..square([7, 7], 8, 3, 1) });
     check_pair(&ConvShape { batch: 0, ..square([16, 16], 5, 3, 1) });
+}
+
+/// The gradient of the whole convolution where the upstream gradient is zero outside the sample: times how often a position is in it.
+fn check_sample(shape: &ConvShape, sample: &Sample) {
+    let (x, grad_y) = (values(shape.input_len(), 1), values(shape.output_len(), 3));
+    let (height, row_len) = (shape.out_height(), shape.out_width() * shape.out_channels);
+    let mut weighted = widen(&grad_y);
+    for (row, values) in weighted.chunks_exact_mut(row_len).enumerate() {
+        let (image, y) = (row / height, row % height);
+        let times = match sample {
+            Sample::Images { first, every } => usize::from(image >= *first && (image - first) % every == 0),
+            Sample::Strips { firsts, rows } => {
+                firsts.iter().filter(|&&first| (first..first + rows).contains(&y)).count()
+            }
+        };
+        values.iter_mut().for_each(|value| *value *= times as f64);
+    }
+    let truth = reference::conv2d_backward_weight(shape, &widen(&x), &weighted);
+    let on = |threads| {
+        let mut grad_weight = vec![7.0; shape.weight_len()];
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("some threads");
+        pool.install(|| conv2d_backward_weight_of_sample(shape, &x, &grad_y, sample, &mut grad_weight));
+        grad_weight
+    };
+    let one = on(1);
+    assert!((2..=4).all(|threads| on(threads) == one), "{sample:?} of {shape:?}: threads change bits");
+    let error = relative_l2(&one, &truth, l2(&truth));
+    assert!(error <= WINOGRAD_TOLERANCE, "{sample:?} of {shape:?}: relative error {error:e}");
+}
+
+#[test]
+fn weight_gradients_of_samples_agree_with_the_definition() {
+    let strips = |firsts: &[usize], rows| Sample::Strips { firsts: firsts.to_vec(), rows };
+    // Winograd, read in place: strips, which may overlap, small tiles and large ones of images.
+    let large = ConvShape { batch: 4, ..square([96, 96], 18, 3, 1) };
+    check_sample(&large, &strips(&[0, 8, 14, 11], 4));
+    check_sample(&ConvShape { padding: [2, 0], ..large }, &strips(&[3, 9, 16], 4));
+    check_sample(&large, &Sample::Images { first: 1, every: 2 });
+    check_sample(&ConvShape { batch: 18, ..large }, &Sample::Images { first: 1, every: 2 });
+    // Copied: strips of other heights, other algorithms.
+    check_sample(&large, &strips(&[0, 12], 6));
+    for (kernel, stride) in [(1, 1), (3, 1), (5, 2)] {
+        let small = ConvShape { groups: 2, dilation: [2, 1], batch: 5, ..square([8, 6], 21, kernel, stride) };
+        check_sample(&small, &strips(&[0, 5, 6], 2));
+        check_sample(&small, &Sample::Images { first: 2, every: 3 });
+        check_sample(&small, &Sample::Images { first: 4, every: 5 });
+    }
+    check_sample(&large, &strips(&[], 4));
+    check_sample(&large, &Sample::Images { first: 7, every: 8 });
+}
+
+#[test]
+#[should_panic(expected = "4 rows from each of [6] on, of 9")]
+fn a_strip_that_leaves_the_map_panics() {
+    let shape = square([2, 2], 9, 3, 1);
+    let sample = Sample::Strips { firsts: vec![6], rows: 4 };
+    let (x, grad_y) = (values(shape.input_len(), 1), values(shape.output_len(), 3));
+    conv2d_backward_weight_of_sample(&shape, &x, &grad_y, &sample, &mut [0.0; 36]);
 }
 
 fn shapes() -> impl Strategy<Value = ConvShape> {

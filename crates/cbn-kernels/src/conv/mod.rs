@@ -12,16 +12,19 @@ mod microkernel;
 mod packed_weight;
 mod plan;
 pub mod reference;
+mod sampled;
 mod shape;
 mod winograd;
 
 pub use self::epilogue::Epilogue;
 pub use self::packed_weight::{PackedWeight, WeightShape};
+pub use self::sampled::{Sample, conv2d_backward_weight_of_sample};
 pub use self::shape::ConvShape;
 pub use self::winograd::TileSize;
 
 use self::packed_weight::Weight;
 use self::plan::Plan;
+use self::winograd::Bands;
 use crate::isa::{Isa, Kernels};
 use crate::out::{self, Out};
 
@@ -55,7 +58,7 @@ impl Algorithm {
         Self::winograd_from(shape, 16, TileSize::choose)
     }
 
-    /// The faster algorithm for the weight gradient, which transforms two maps for the same products.
+    /// The faster algorithm for the weight gradient.
     pub fn choose_for_weight_gradient(shape: &ConvShape) -> Self {
         Self::winograd_from(shape, 96, TileSize::choose_for_weight_gradient)
     }
@@ -204,7 +207,9 @@ impl Method {
         }
         match self.algorithm {
             Algorithm::Gemm => gemm_weight::run(kernels, shape, x, grad_ys, grad_weights),
-            Algorithm::Winograd(size) => winograd::backward_weight((kernels, size), shape, x, grad_ys, grad_weights),
+            Algorithm::Winograd(size) => {
+                winograd::backward_weight((kernels, size), (shape.batch, Bands::All), shape, x, grad_ys, grad_weights)
+            }
             Algorithm::Depthwise => {
                 for (grad_y, grad_weight) in grad_ys.into_iter().zip(grad_weights) {
                     depthwise::backward_weight(kernels, shape, x, grad_y, grad_weight);

@@ -9,7 +9,7 @@ use cbn_kernels::{Clipped, ConvShape, Epilogue, GroupNorm, GroupShape, MapShape,
 use super::reference::{add_up, dims2, dims4, map_shape};
 use super::{
     Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry,
-    PyramidRoi, Roi, RoiAlignConfig, SharedCache, WeightGradientPair,
+    PyramidRoi, Roi, RoiAlignConfig, Sample, SharedCache, WeightGradientPair,
 };
 use crate::ConvGeometry;
 use crate::process_group::Peers;
@@ -100,6 +100,20 @@ impl KernelBackend for Flex {
         let mut grad_weight = vec![0.0; shape.weight_len()];
         cbn_kernels::conv2d_backward_weight(&shape, floats(&x), floats(&grad), &mut grad_weight);
         tensor(grad_weight, weight_shape)
+    }
+
+    fn channels_last_conv2d_weight_backward_of_sample(
+        x: FlexTensor,
+        grad: FlexTensor,
+        weight_shape: [usize; 4],
+        geometry: ConvGeometry,
+        sample: Sample,
+    ) -> FlexTensor {
+        let shape = geometry.shape(dims4::<Flex>(&x), weight_shape);
+        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+        let mut gradient = vec![0.0; shape.weight_len()];
+        cbn_kernels::conv2d_backward_weight_of_sample(&shape, floats(&x), floats(&grad), &sample, &mut gradient);
+        tensor(gradient, weight_shape)
     }
 
     fn channels_last_conv2d_weight_backward_pair(

@@ -11,6 +11,7 @@ mod maps;
 mod normalize;
 mod packed;
 mod reference;
+mod sampled;
 mod second_gradient;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use self::conv::{BlockTail, conv_block, conv2d, conv2d_weight_gradient, mean
 pub use self::maps::{max_pool2d, pyramid_roi_align, roi_align, upsample_add};
 pub use self::normalize::{ChannelStatistics, channel_moments, group_normalize, normalize, row_dots};
 pub use self::packed::{PackedWeightCache, SharedCache};
+pub use self::sampled::{Sample, conv2d_weight_gradient_of_sample};
 pub use self::second_gradient::SecondGradientCell;
 pub(crate) use self::second_gradient::conv2d_remembering;
 use crate::ConvGeometry;
@@ -162,6 +164,17 @@ pub trait KernelBackend: Backend {
         geometry: ConvGeometry,
     ) -> FloatTensor<Self> {
         reference::conv2d_weight_backward::<Self>(x, grad, weight_shape, geometry)
+    }
+
+    /// That gradient over some output positions only.
+    fn channels_last_conv2d_weight_backward_of_sample(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        weight_shape: [usize; 4],
+        geometry: ConvGeometry,
+        sample: Sample,
+    ) -> FloatTensor<Self> {
+        sampled::reference::<Self>(x, grad, weight_shape, geometry, &sample)
     }
 
     /// Two such gradients from two upstream gradients: that of the loss, and the convolution's own output.

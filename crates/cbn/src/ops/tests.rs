@@ -4,7 +4,9 @@ use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Shape};
 
-use super::{Addend, GroupNormOptions, KernelBackend, PackedWeightCache, PoolGeometry, SharedCache, reference};
+use super::{
+    Addend, GroupNormOptions, KernelBackend, PackedWeightCache, PoolGeometry, Sample, SharedCache, reference, sampled,
+};
 use crate::ConvGeometry;
 use crate::process_group::Peers;
 
@@ -64,6 +66,33 @@ fn convolutions_and_their_gradients_match_the_reference() {
             reference::mean_patch::<Flex>(x, kernel, geometry),
             &format!("mean patch of {what}"),
         );
+    }
+}
+
+#[test]
+fn weight_gradients_of_samples_match_the_reference() {
+    let samples = [
+        Sample::Images { first: 1, every: 2 },
+        Sample::Strips { firsts: vec![0, 2, 3], rows: 2 },
+        Sample::Strips { firsts: vec![1], rows: 4 },
+    ];
+    for (kernel, geometry) in GEOMETRIES {
+        let (x_shape, weight_shape) = ([3, 13, 11, 6], [10, 6 / geometry.groups, kernel[0], kernel[1]]);
+        let shape = geometry.shape(x_shape, weight_shape);
+        let (x, grad) = (values(1, x_shape), values(2, [3, shape.out_height(), shape.out_width(), 10]));
+        for sample in &samples {
+            assert_close(
+                Flex::channels_last_conv2d_weight_backward_of_sample(
+                    x.clone(),
+                    grad.clone(),
+                    weight_shape,
+                    geometry,
+                    sample.clone(),
+                ),
+                sampled::reference::<Flex>(x.clone(), grad.clone(), weight_shape, geometry, sample),
+                &format!("{sample:?} of {kernel:?} {geometry:?}"),
+            );
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use rayon::prelude::*;
 pub(crate) use self::filter::transform_panels;
 use self::filter::{Direction, transform_weight, u_len, u_stride};
 pub use self::tile_size::TileSize;
+pub(crate) use self::tiles::Bands;
 use self::tiles::{Finish, Map, Strides, Tiling, transform_inputs, transform_outputs};
 pub(crate) use self::weight_gradient::run as backward_weight;
 use super::ConvShape;
@@ -61,7 +62,13 @@ pub(crate) fn forward(
     y: &mut Out,
 ) {
     let map = Map { data: x, height: shape.in_height, width: shape.in_width, channels: shape.in_channels };
-    let tiling = Tiling { size, height: shape.out_height(), width: shape.out_width(), padding: shape.padding };
+    let tiling = Tiling {
+        bands: Bands::All,
+        size,
+        height: shape.out_height(),
+        width: shape.out_width(),
+        padding: shape.padding,
+    };
     let mut run = |u: &[f32]| run(kernels, map, tiling, (u, shape.out_channels), epilogue, y);
     match weight {
         Weight::Plain(weight) => {
@@ -81,7 +88,7 @@ pub(crate) fn backward_input(
     let (height, width) = (shape.out_height(), shape.out_width());
     let map = Map { data: grad_y, height, width, channels: shape.out_channels };
     let padding = shape.padding.map(|padding| 2 - padding);
-    let tiling = Tiling { size, height: shape.in_height, width: shape.in_width, padding };
+    let tiling = Tiling { bands: Bands::All, size, height: shape.in_height, width: shape.in_width, padding };
     with_u((kernels, size), weight, [shape.out_channels, shape.in_channels], Direction::Backward, |u| {
         run(kernels, map, tiling, (u, shape.in_channels), &Epilogue::default(), grad_x);
     });
@@ -105,7 +112,7 @@ fn with_u(
 fn run(
     kernels: Kernels,
     map: Map<'_>,
-    tiling: Tiling,
+    tiling: Tiling<'_>,
     (u, target): (&[f32], usize),
     epilogue: &Epilogue<'_>,
     y: &mut Out,
@@ -126,7 +133,7 @@ fn run(
 }
 
 /// Cuts the bands into ranges of some blocks of tiles, such that the threads get equal shares. No sum depends on it.
-fn task_bands(tiling: &Tiling, pixels: usize) -> Vec<Range<usize>> {
+fn task_bands(tiling: &Tiling<'_>, pixels: usize) -> Vec<Range<usize>> {
     /// Most ranges per thread: in a long one the last block, which may be short, matters less.
     const MOST: usize = 8;
     let bands = pixels / (tiling.height * tiling.width) * tiling.bands_per_image();
@@ -145,7 +152,7 @@ fn blocks(tiles: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>
 struct Task<'a> {
     kernels: Kernels,
     map: Map<'a>,
-    tiling: Tiling,
+    tiling: Tiling<'a>,
     u: &'a [f32],
     target: usize,
     finish: Finish<'a>,

@@ -23,18 +23,38 @@ pub(super) struct Map<'a> {
     pub channels: usize,
 }
 
+/// The bands that are tiled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bands<'a> {
+    /// All of each image.
+    All,
+    /// All of every n-th image.
+    OfImages {
+        /// The first of them.
+        first: usize,
+        /// The distance between them.
+        every: usize,
+    },
+    /// Of each image those whose topmost outputs are in these rows.
+    At(&'a [usize]),
+}
+
 /// How output maps of `height x width` are tiled.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tiling {
+pub(super) struct Tiling<'a> {
+    pub bands: Bands<'a>,
     pub size: TileSize,
     pub height: usize,
     pub width: usize,
     pub padding: [usize; 2],
 }
 
-impl Tiling {
+impl Tiling<'_> {
     pub fn bands_per_image(&self) -> usize {
-        self.height.div_ceil(self.size.side())
+        match self.bands {
+            Bands::At(tops) => tops.len(),
+            Bands::All | Bands::OfImages { .. } => self.height.div_ceil(self.size.side()),
+        }
     }
 
     pub fn tiles_per_band(&self) -> usize {
@@ -45,11 +65,16 @@ impl Tiling {
     #[inline(always)]
     fn position(&self, tile: usize) -> (usize, usize, usize) {
         let (band, x) = (tile / self.tiles_per_band(), tile % self.tiles_per_band());
+        let (image, band) = (band / self.bands_per_image(), band % self.bands_per_image());
         let side = self.size.side();
-        (band / self.bands_per_image(), band % self.bands_per_image() * side, x * side)
+        match self.bands {
+            Bands::All => (image, band * side, x * side),
+            Bands::OfImages { first, every } => (first + image * every, band * side, x * side),
+            Bands::At(tops) => (image, tops[band], x * side),
+        }
     }
 
-    /// The first output pixel of a band.
+    /// The first output pixel of a band, where all are tiled.
     pub fn first_pixel(&self, band: usize) -> usize {
         let (image, row) = (band / self.bands_per_image(), band % self.bands_per_image() * self.size.side());
         (image * self.height + row) * self.width
@@ -84,21 +109,21 @@ impl Strides {
 
 per_isa! {
     /// `V = B^T d B` of the inputs of `tiles`.
-    pub(super) fn transform_inputs(map: Map<'_>, tiling: &Tiling, tiles: Range<usize>, strides: Strides, v: &mut [f32])
+    pub(super) fn transform_inputs(map: Map<'_>, tiling: &Tiling<'_>, tiles: Range<usize>, strides: Strides, v: &mut [f32])
         = transform_inputs_body
 }
 
 per_isa! {
     /// `dM = A dy A^T` of channels `first .. first + width` of `tiles` of the output's gradient; missing channels are zero.
     pub(super) fn transform_output_gradients(
-        map: Map<'_>, tiling: &Tiling, tiles: Range<usize>, first: usize, strides: Strides, dm: &mut [f32],
+        map: Map<'_>, tiling: &Tiling<'_>, tiles: Range<usize>, first: usize, strides: Strides, dm: &mut [f32],
     ) = transform_output_gradients_body
 }
 
 per_isa! {
     /// `y = A^T M A`, finished, to channels (first, count, of all) of `y`.
     pub(super) fn transform_outputs(
-        m: &[f32], strides: Strides, tiling: &Tiling, tiles: Range<usize>, finish: &Finish<'_>,
+        m: &[f32], strides: Strides, tiling: &Tiling<'_>, tiles: Range<usize>, finish: &Finish<'_>,
         channels: (usize, usize, usize), y: &mut Out,
     ) = transform_outputs_body
 }
@@ -106,7 +131,7 @@ per_isa! {
 #[inline(always)]
 fn transform_inputs_body<T: Target>(
     map: Map<'_>,
-    tiling: &Tiling,
+    tiling: &Tiling<'_>,
     tiles: Range<usize>,
     strides: Strides,
     v: &mut [f32],
@@ -120,7 +145,7 @@ fn transform_inputs_body<T: Target>(
 #[inline(always)]
 fn inputs_of<F: Transform<REACH, REACH>, const SIDE: usize, const REACH: usize>(
     map: Map<'_>,
-    tiling: &Tiling,
+    tiling: &Tiling<'_>,
     tiles: Range<usize>,
     strides: Strides,
     v: &mut [f32],
@@ -145,7 +170,7 @@ fn inputs_of<F: Transform<REACH, REACH>, const SIDE: usize, const REACH: usize>(
 #[inline(always)]
 fn transform_output_gradients_body<T: Target>(
     map: Map<'_>,
-    tiling: &Tiling,
+    tiling: &Tiling<'_>,
     tiles: Range<usize>,
     first: usize,
     strides: Strides,
@@ -160,7 +185,7 @@ fn transform_output_gradients_body<T: Target>(
 #[inline(always)]
 fn output_gradients_of<F: Transform<SIDE, REACH>, const SIDE: usize, const REACH: usize>(
     map: Map<'_>,
-    tiling: &Tiling,
+    tiling: &Tiling<'_>,
     tiles: Range<usize>,
     first: usize,
     strides: Strides,
@@ -271,7 +296,7 @@ fn load_part(map: Map<'_>, start: usize, channel: usize) -> Lanes {
 fn transform_outputs_body<T: Target>(
     m: &[f32],
     strides: Strides,
-    tiling: &Tiling,
+    tiling: &Tiling<'_>,
     tiles: Range<usize>,
     finish: &Finish<'_>,
     channels: (usize, usize, usize),
@@ -288,7 +313,7 @@ fn transform_outputs_body<T: Target>(
 fn outputs_of<F: Transform<REACH, SIDE>, const SIDE: usize, const REACH: usize>(
     m: &[f32],
     strides: Strides,
-    tiling: &Tiling,
+    tiling: &Tiling<'_>,
     tiles: Range<usize>,
     finish: &Finish<'_>,
     (first, count, all): (usize, usize, usize),

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::filter::gather_weight_gradient;
 use super::tile_size::TileSize;
-use super::tiles::{Map, Strides, Tiling, transform_inputs, transform_output_gradients};
+use super::tiles::{Bands, Map, Strides, Tiling, transform_inputs, transform_output_gradients};
 use crate::ahead::Ahead;
 use crate::conv::ConvShape;
 use crate::conv::microkernel::{LANES, PANEL, ROWS, multiply_transposed, panel_width, panels_len};
@@ -29,9 +29,11 @@ fn group_tiles(tiles: usize, channels: [usize; 2]) -> usize {
     tiles.div_ceil(tiles.div_ceil(most).next_multiple_of(2))
 }
 
-/// The gradients of N losses, which share the transform of `x`; each has the bits that it has alone.
+/// The gradients of N losses, which share the transform of `x`; each has the bits that it has alone. Of the outputs of some
+/// bands of tiles, in a `batch` of so many images.
 pub(crate) fn run<const N: usize>(
     (kernels, size): (Kernels, TileSize),
+    (batch, bands): (usize, Bands<'_>),
     shape: &ConvShape,
     x: &[f32],
     grad_ys: [&[f32]; N],
@@ -40,13 +42,14 @@ pub(crate) fn run<const N: usize>(
     let frequencies = size.frequencies();
     let (height, width) = (shape.out_height(), shape.out_width());
     let (source, target) = (shape.in_channels, shape.out_channels);
+    let tiling = Tiling { bands, size, height, width, padding: shape.padding };
+    let tiles = batch * tiling.bands_per_image() * tiling.tiles_per_band();
     let maps = Maps {
         x: Map { data: x, height: shape.in_height, width: shape.in_width, channels: source },
         grad_ys: grad_ys.map(|data| Map { data, height, width, channels: target }),
-        tiling: Tiling { size, height, width, padding: shape.padding },
-        group: group_tiles(size.count(shape.batch, height, width), [source, target]),
+        tiling,
+        group: group_tiles(tiles, [source, target]),
     };
-    let tiles = size.count(shape.batch, height, width);
     let groups = rayon::current_num_threads().max(2).min(tiles.div_ceil(maps.group));
     let group_len = maps.group_len();
     let du_stride = panels_len(target, source);
@@ -77,7 +80,7 @@ pub(crate) fn run<const N: usize>(
 struct Maps<'a, const N: usize> {
     x: Map<'a>,
     grad_ys: [Map<'a>; N],
-    tiling: Tiling,
+    tiling: Tiling<'a>,
     /// Tiles of a group.
     group: usize,
 }

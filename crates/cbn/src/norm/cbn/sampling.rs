@@ -1,9 +1,9 @@
 //! The gradient of the second moment, from all output positions or from some.
 
-use burn::tensor::{Slice, Tensor};
+use burn::tensor::Tensor;
 
 use crate::ConvGeometry;
-use crate::ops::conv2d_weight_gradient;
+use crate::ops::{Sample, conv2d_weight_gradient, conv2d_weight_gradient_of_sample};
 
 /// Rows of a strip: what a Winograd tile is high, so that a strip costs its share of the whole.
 const STRIP: usize = 4;
@@ -22,63 +22,27 @@ pub(super) fn sampled_second_gradient(
     geometry: &ConvGeometry,
     [every, start]: [usize; 2],
 ) -> Tensor<4> {
-    let (batch, height) = (y.dims()[0], y.dims()[1]);
-    if every == 1 {
-        return second_gradient(x, y, weight_shape, geometry);
-    }
-    if batch >= STRIP * every {
-        let [x, y] = [x, y].map(|map| map.slice(Slice::with_step((start % every) as isize, None, every as isize)));
-        return second_gradient(x, y, weight_shape, geometry);
-    }
-    let strips = Strips::new(height, every, start);
-    let (x, y) = (strips.of_input(x, weight_shape[2], geometry), strips.of_output(y));
-    let geometry = ConvGeometry { padding: [0, geometry.padding[1]], ..*geometry };
-    second_gradient(x, y, weight_shape, &geometry)
-}
-
-fn second_gradient(x: Tensor<4>, y: Tensor<4>, weight_shape: [usize; 4], geometry: &ConvGeometry) -> Tensor<4> {
     let [batch, height, width, _] = y.dims();
-    conv2d_weight_gradient(x, y, weight_shape, geometry) * (2.0 / (batch * height * width) as f64)
+    let factor = |positions: usize| 2.0 / positions as f64;
+    if every == 1 {
+        return conv2d_weight_gradient(x, y, weight_shape, geometry) * factor(batch * height * width);
+    }
+    let sample = sample([batch, height], [every, start]);
+    let sampled = sample.shape(&geometry.shape(x.dims(), weight_shape));
+    let positions = sampled.batch * sampled.out_height() * width;
+    conv2d_weight_gradient_of_sample(x, y, weight_shape, geometry, sample) * factor(positions)
 }
 
-/// Strips of output rows of equal height; the last one of a map is moved up to fit, over rows of the one before.
-#[derive(Debug, PartialEq)]
-struct Strips {
-    firsts: Vec<usize>,
-    rows: usize,
-}
-
-impl Strips {
-    fn new(height: usize, every: usize, start: usize) -> Self {
-        let rows = STRIP.min(height.div_ceil(every));
-        let count = height.div_ceil(rows);
-        let every = every.min(count);
-        let firsts = (start % every..count).step_by(every).map(|strip| (strip * rows).min(height - rows)).collect();
-        Self { firsts, rows }
+/// Whole images if there are many, else strips of rows; the last strip of a map is moved up to fit, over rows of the one before.
+fn sample([batch, height]: [usize; 2], [every, start]: [usize; 2]) -> Sample {
+    if batch >= STRIP * every {
+        return Sample::Images { first: start % every, every };
     }
-
-    /// The strips of the output, one after the other in the batch, `[B * strips, rows, W', C_out]`.
-    fn of_output(&self, y: Tensor<4>) -> Tensor<4> {
-        let [batch, ..] = y.dims();
-        Tensor::cat(self.firsts.iter().map(|&first| y.clone().slice([0..batch, first..first + self.rows])).collect(), 0)
-    }
-
-    /// What the convolution reads for each, vertical padding included, `[B * strips, rows read, W, C_in]`.
-    fn of_input(&self, x: Tensor<4>, kernel_height: usize, geometry: &ConvGeometry) -> Tensor<4> {
-        let [batch, height, width, channels] = x.dims();
-        let (stride, padding) = (geometry.stride[0], geometry.padding[0]);
-        let reach = (self.rows - 1) * stride + geometry.dilation[0] * (kernel_height - 1) + 1;
-        let strip = |&first: &usize| {
-            let start = first * stride;
-            let inside = start.saturating_sub(padding).min(height)..(start + reach).saturating_sub(padding).min(height);
-            let above = padding.saturating_sub(start).min(reach);
-            let below = reach - above - inside.len();
-            let zeros = |rows: usize| Tensor::zeros([batch, rows, width, channels], &x.device());
-            let parts = [zeros(above), x.clone().slice([0..batch, inside]), zeros(below)];
-            Tensor::cat(parts.into_iter().filter(|part| part.dims()[1] > 0).collect(), 1)
-        };
-        Tensor::cat(self.firsts.iter().map(strip).collect(), 0)
-    }
+    let rows = STRIP.min(height.div_ceil(every));
+    let count = height.div_ceil(rows);
+    let every = every.min(count);
+    let firsts = (start % every..count).step_by(every).map(|strip| (strip * rows).min(height - rows)).collect();
+    Sample::Strips { firsts, rows }
 }
 
 #[cfg(test)]
@@ -89,10 +53,12 @@ mod tests {
 
     #[test]
     fn strips_take_turns() {
-        let strips = |start| Strips::new(18, 2, start).firsts;
-        assert_eq!([strips(0), strips(1)], [vec![0, 8, 14], vec![4, 12]]);
+        let strips = |firsts: &[usize], rows| Sample::Strips { firsts: firsts.to_vec(), rows };
+        let of_18 = [0, 1].map(|start| sample([2, 18], [2, start]));
+        assert_eq!(of_18, [strips(&[0, 8, 14], 4), strips(&[4, 12], 4)]);
         // Fewer rows than strips are wanted.
-        assert_eq!([0, 1, 2].map(|start| Strips::new(2, 4, start).firsts), [vec![0], vec![1], vec![0]]);
+        let of_2 = [0, 1, 2].map(|start| sample([2, 2], [4, start]));
+        assert_eq!(of_2, [strips(&[0], 1), strips(&[1], 1), strips(&[0], 1)]);
     }
 
     /// Every strip of a map together is the whole map, so the mean over the starts is the gradient.
