@@ -9,7 +9,7 @@ use cbn_detection::data::{
     DataPaths, Dataset, LoaderConfig, Severity, Shard, Split, SplitPaths, TestLoader, TrainLoader, TransformConfig,
     check,
 };
-use cbn_detection::structures::{ImageSize, TrainBatch};
+use cbn_detection::structures::{ImageSize, Targets, TrainBatch};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -70,18 +70,35 @@ fn skipping_equals_consuming() {
 }
 
 #[test]
-fn shards_see_disjoint_images_and_together_all() {
-    let dir = shapes(12);
+fn shards_split_every_batch_and_its_transforms() {
+    let dir = shapes(13);
     let dataset = load(dir.path(), Split::Train);
-    let mut seen = HashSet::new();
-    for rank in 0..3 {
-        let loader = loader(&dataset, LoaderConfig { shard: Shard { rank, count: 3 }, ..Default::default() });
-        assert_eq!(loader.batches_per_epoch(), 2);
-        for image in batches(&loader, 0, 0).iter().flat_map(|batch| &batch.image_ids) {
-            assert!(seen.insert(*image), "image {image} is seen twice");
+    let of_shard = |rank, count| {
+        let config = LoaderConfig { batch_size: 4, shard: Shard { rank, count }, ..Default::default() };
+        let loader = loader(&dataset, config);
+        assert_eq!(loader.batches_per_epoch(), 4);
+        batches(&loader, 1, 1)
+    };
+    let whole = of_shard(0, 1);
+    for count in [2, 4] {
+        let shards: Vec<Vec<TrainBatch>> = (0..count).map(|rank| of_shard(rank, count)).collect();
+        for (step, batch) in whole.iter().enumerate() {
+            let parts = || shards.iter().map(|shard| &shard[step]);
+            assert_eq!(parts().flat_map(|part| part.image_ids.clone()).collect::<Vec<_>>(), batch.image_ids);
+            assert_eq!(parts().flat_map(|part| part.images.sizes.clone()).collect::<Vec<_>>(), batch.images.sizes);
+            let boxes = |targets: &[Targets]| targets.iter().map(|targets| targets.boxes.clone()).collect::<Vec<_>>();
+            assert_eq!(parts().flat_map(|part| boxes(&part.targets)).collect::<Vec<_>>(), boxes(&batch.targets));
         }
     }
-    assert_eq!(seen.len(), 12);
+}
+
+#[test]
+fn a_batch_that_processes_cannot_share_is_refused() {
+    let dir = shapes(2);
+    let config = LoaderConfig { batch_size: 4, shard: Shard { rank: 0, count: 3 }, ..Default::default() };
+    let refused = TrainLoader::new(load(dir.path(), Split::Train), TransformConfig::default(), config);
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("4 over 3 processes"), "{message}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::structures::TrainBatch;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoaderConfig {
-    /// Images in a batch of one process.
+    /// Images of a training step, over all shards; images in a test batch of one process.
     pub batch_size: usize,
     /// Threads that read and transform images; 0 does it on the caller's thread.
     pub num_workers: usize,
@@ -55,6 +55,16 @@ impl LoaderConfig {
     }
 }
 
+impl LoaderConfig {
+    fn validate_shares(&self) -> Result<(), DataError> {
+        if self.batch_size.is_multiple_of(self.shard.count) {
+            return Ok(());
+        }
+        let value = format!("{} over {} processes", self.batch_size, self.shard.count);
+        Err(DataError::Config { field: "batch_size", value, expected: "must be a multiple of the number of processes" })
+    }
+}
+
 /// Training batches: shuffled, randomly transformed, and a function of seed and epoch alone.
 ///
 /// Images without an object are left out; see [`TrainLoader::num_images_left_out`].
@@ -76,6 +86,7 @@ impl TrainLoader {
     pub fn new(dataset: Arc<Dataset>, transform: TransformConfig, config: LoaderConfig) -> Result<Self, DataError> {
         transform.validate()?;
         config.validate()?;
+        config.validate_shares()?;
         let trainable = dataset.trainable_images();
         if trainable.is_empty() {
             let path = dataset.annotations_path().to_owned();
@@ -110,9 +121,9 @@ impl TrainLoader {
         image_ids.iter().filter_map(|&id| name(id)).collect()
     }
 
-    /// Batches of one epoch of this process.
+    /// Batches of one epoch, the same number for every shard.
     pub fn batches_per_epoch(&self) -> usize {
-        num_steps(&self.groups, self.config.batch_size, self.config.shard.count)
+        num_steps(&self.groups, self.config.batch_size)
     }
 
     /// Images that are trained on, over all shards.
@@ -127,6 +138,7 @@ impl TrainLoader {
 
     /// The batches of an epoch, but for the first `skip_batches`: a resumed run sees what it would have seen.
     ///
+    /// Of each batch, a shard has its equal part: the images of a step do not depend on how many processes share them.
     /// An image that cannot be read, and not borne, is an error in place of its batch.
     pub fn epoch(
         &self,
@@ -136,11 +148,13 @@ impl TrainLoader {
         let loader = self.clone();
         let LoaderConfig { batch_size, num_workers, queue_batches, seed, shard, .. } = self.config;
         let mut order = stream(seed, epoch, Purpose::Order);
-        let batches = epoch_batches(&self.groups, batch_size, shard.count, &mut order);
-        let remaining = (batches.len() / shard.count).saturating_sub(skip_batches);
+        let batches = epoch_batches(&self.groups, batch_size, &mut order);
+        let remaining = batches.len().saturating_sub(skip_batches);
+        let own = batch_size / shard.count;
         Prefetch::new(remaining, num_workers, queue_batches, move |step| {
-            let batch = (skip_batches + step) * shard.count + shard.rank;
-            let places = batches[batch].iter().enumerate().map(|(offset, &index)| {
+            let batch = skip_batches + step;
+            let of_shard = batches[batch].iter().enumerate().skip(shard.rank * own).take(own);
+            let places = of_shard.map(|(offset, &index)| {
                 let place = (batch * batch_size + offset) as u64;
                 (index, stream(seed, epoch, Purpose::Transform { place }))
             });

@@ -57,21 +57,16 @@ pub(super) fn aspect_groups(images: impl Iterator<Item = (usize, ImageSize)>) ->
         .collect()
 }
 
-/// Batches of one epoch over all shards: step s of rank r is batch `s * shards + r`.
+/// Batches of one epoch; shards split each of them.
 ///
-/// Every group is shuffled, filled up by repeating its head to whole steps, cut into batches; then the batches are
-/// shuffled (the sampler of the published recipes, mmdetection 0.6 `DistributedGroupSampler`).
-pub(super) fn epoch_batches(
-    groups: &[Vec<usize>],
-    batch_size: usize,
-    num_shards: usize,
-    rng: &mut ChaCha8Rng,
-) -> Vec<Vec<usize>> {
+/// Every group is shuffled, filled up by repeating its head to whole batches, cut into batches; then the batches are
+/// shuffled (the sampler of the published recipes, mmdetection 0.6 `DistributedGroupSampler`, for one process).
+pub(super) fn epoch_batches(groups: &[Vec<usize>], batch_size: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
     let mut batches = Vec::new();
     for group in groups {
         let mut shuffled = group.clone();
         shuffled.shuffle(rng);
-        let filled = padded_len(group.len(), batch_size, num_shards);
+        let filled = group.len().next_multiple_of(batch_size);
         let images: Vec<usize> = shuffled.iter().copied().cycle().take(filled).collect();
         batches.extend(images.chunks_exact(batch_size).map(<[usize]>::to_vec));
     }
@@ -79,14 +74,9 @@ pub(super) fn epoch_batches(
     batches
 }
 
-/// Steps of one epoch for each shard.
-pub(super) fn num_steps(groups: &[Vec<usize>], batch_size: usize, num_shards: usize) -> usize {
-    let step = batch_size * num_shards;
-    groups.iter().map(|group| padded_len(group.len(), batch_size, num_shards) / step).sum()
-}
-
-fn padded_len(len: usize, batch_size: usize, num_shards: usize) -> usize {
-    len.next_multiple_of(batch_size * num_shards)
+/// Steps of one epoch.
+pub(super) fn num_steps(groups: &[Vec<usize>], batch_size: usize) -> usize {
+    groups.iter().map(|group| group.len().div_ceil(batch_size)).sum()
 }
 
 #[cfg(test)]
@@ -94,15 +84,15 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    fn batches(groups: &[Vec<usize>], batch_size: usize, num_shards: usize, epoch: usize) -> Vec<Vec<usize>> {
-        epoch_batches(groups, batch_size, num_shards, &mut stream(7, epoch, Purpose::Order))
+    fn batches(groups: &[Vec<usize>], batch_size: usize, epoch: usize) -> Vec<Vec<usize>> {
+        epoch_batches(groups, batch_size, &mut stream(7, epoch, Purpose::Order))
     }
 
     #[test]
     fn every_image_appears_and_batches_do_not_mix_groups() {
         let groups = [(0..13).collect::<Vec<_>>(), (13..20).collect()];
-        let all = batches(&groups, 4, 1, 0);
-        assert_eq!(all.len(), num_steps(&groups, 4, 1));
+        let all = batches(&groups, 4, 0);
+        assert_eq!(all.len(), num_steps(&groups, 4));
         assert_eq!(all.iter().flatten().copied().collect::<HashSet<_>>(), (0..20).collect());
         assert!(all.iter().all(|batch| batch.iter().all(|&i| i < 13) || batch.iter().all(|&i| i >= 13)));
     }
@@ -110,23 +100,14 @@ mod tests {
     #[test]
     fn the_order_depends_on_seed_and_epoch_only() {
         let groups = [(0..64).collect::<Vec<_>>()];
-        assert_eq!(batches(&groups, 4, 1, 3), batches(&groups, 4, 1, 3));
-        assert_ne!(batches(&groups, 4, 1, 3), batches(&groups, 4, 1, 4));
-        let other_seed = epoch_batches(&groups, 4, 1, &mut stream(8, 3, Purpose::Order));
-        assert_ne!(batches(&groups, 4, 1, 3), other_seed);
+        assert_eq!(batches(&groups, 4, 3), batches(&groups, 4, 3));
+        assert_ne!(batches(&groups, 4, 3), batches(&groups, 4, 4));
+        let other_seed = epoch_batches(&groups, 4, &mut stream(8, 3, Purpose::Order));
+        assert_ne!(batches(&groups, 4, 3), other_seed);
     }
 
     #[test]
     fn a_group_smaller_than_a_batch_is_repeated() {
-        assert_eq!(batches(&[vec![5]], 3, 1, 0), [[5, 5, 5]]);
-    }
-
-    #[test]
-    fn shards_split_the_images_when_they_divide_evenly() {
-        let all = batches(&[(0..24).collect::<Vec<_>>()], 3, 4, 0);
-        assert_eq!(all.len() % 4, 0);
-        let mut images: Vec<usize> = all.into_iter().flatten().collect();
-        images.sort_unstable();
-        assert_eq!(images, (0..24).collect::<Vec<_>>());
+        assert_eq!(batches(&[vec![5]], 3, 0), [[5, 5, 5]]);
     }
 }

@@ -1,8 +1,9 @@
 use burn::{module::Module, tensor::Device};
-use rand::Rng;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::{backbone::ResNet, config::DetectorConfig, init::materialize, neck::Fpn, roi::RoiHeads, rpn::Rpn};
-use crate::structures::{Detections, ImageBatch, Losses, Pyramid, Targets};
+use crate::structures::{Detections, ImageBatch, LossCounts, Losses, Pyramid, Targets};
 
 /// Faster R-CNN, or Mask R-CNN if the configuration has a mask head.
 #[derive(Module, Debug)]
@@ -35,7 +36,8 @@ impl Detector {
         })
     }
 
-    /// The losses of one step. `rng` draws the anchors and proposals that the step learns from.
+    /// The losses of one step. `rng` draws the anchors and proposals that the step learns from, with one number for each image: who has drawn n
+    /// numbers before computes what a larger batch computes of its images from the n-th on.
     ///
     /// # Panics
     ///
@@ -44,14 +46,16 @@ impl Detector {
     pub fn forward_train<R: Rng>(&self, images: &ImageBatch, targets: &[Targets], rng: &mut R) -> Losses {
         assert_eq!(images.sizes.len(), targets.len(), "one Targets per image");
         let pyramid = self.features(images);
-        let (proposals, rpn) = self.rpn.forward_train(&pyramid, &images.sizes, targets, rng);
-        let roi = self.roi.forward_train(&pyramid, proposals, targets, rng);
+        let mut rngs: Vec<ChaCha8Rng> = targets.iter().map(|_| ChaCha8Rng::seed_from_u64(rng.next_u64())).collect();
+        let (proposals, rpn) = self.rpn.forward_train(&pyramid, &images.sizes, targets, &mut rngs);
+        let roi = self.roi.forward_train(&pyramid, proposals, targets, &mut rngs);
         Losses {
             rpn_objectness: rpn.objectness,
             rpn_box: rpn.deltas,
             roi_class: roi.boxes.class,
             roi_box: roi.boxes.deltas,
             roi_mask: roi.mask,
+            counts: LossCounts { anchors: rpn.count, rois: roi.num_rois, positives: roi.num_positives },
         }
     }
 

@@ -1,4 +1,5 @@
 use burn::tensor::Tensor;
+use cbn::process_group::Peers;
 
 /// The losses of one training step, each a mean as its head defines it.
 ///
@@ -17,6 +18,19 @@ pub struct Losses {
     pub roi_box: Tensor<1>,
     /// Mask head, when there is one.
     pub roi_mask: Option<Tensor<1>>,
+    /// What the means are over.
+    pub counts: LossCounts,
+}
+
+/// What the losses of one batch are divided by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LossCounts {
+    /// Both losses of the RPN: sampled anchors.
+    pub anchors: usize,
+    /// Both losses of the box head: sampled rois.
+    pub rois: usize,
+    /// The loss of the mask head: rois that stand for an object.
+    pub positives: usize,
 }
 
 impl Losses {
@@ -30,6 +44,28 @@ impl Losses {
         ];
         named.extend(self.roi_mask.clone().map(|loss| ("roi_mask", loss)));
         named
+    }
+
+    /// This process's part of the losses of the batches of all peers together: their means are over all that the peers sampled, and the sum of
+    /// the parts, over the peers, is what one process would have computed from all batches.
+    #[must_use]
+    pub fn among(self, peers: &Peers) -> Self {
+        if peers.is_alone() {
+            return self;
+        }
+        let LossCounts { anchors, rois, positives } = self.counts;
+        let own = [anchors, rois, positives].map(|count| count as f64);
+        let mut total = own;
+        peers.sum_f64(&mut total);
+        let [anchors, rois, positives] = std::array::from_fn(|i| own[i] / total[i].max(1.0));
+        Self {
+            rpn_objectness: self.rpn_objectness * anchors,
+            rpn_box: self.rpn_box * anchors,
+            roi_class: self.roi_class * rois,
+            roi_box: self.roi_box * rois,
+            roi_mask: self.roi_mask.map(|mask| mask * positives),
+            counts: self.counts,
+        }
     }
 
     /// What is minimised: the plain sum.
@@ -57,6 +93,7 @@ mod tests {
             roi_class: loss(4.0),
             roi_box: loss(8.0),
             roi_mask: Some(loss(16.0)),
+            counts: LossCounts::default(),
         };
         assert_eq!(losses.total().into_scalar::<f32>(), 31.0);
         assert_eq!(losses.named().len(), 5);

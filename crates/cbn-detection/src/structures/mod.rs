@@ -16,7 +16,7 @@ pub use boxes::{BBox, BoxConvention, ImageSize};
 pub use detections::{Detections, SoftMask};
 pub use images::{ImageBatch, PaddedImages};
 pub use instance_mask::InstanceMask;
-pub use losses::Losses;
+pub use losses::{LossCounts, Losses};
 pub use mask_target::MaskTarget;
 pub use proposals::Proposals;
 pub use pyramid::Pyramid;

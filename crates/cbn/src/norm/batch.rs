@@ -72,7 +72,8 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// Normalises, by the batch's statistics on a training device, else by the running ones; the activation follows.
+    /// Normalises, by the batch's statistics on a training device, else by the running ones; the activation follows. A batch without a
+    /// position anywhere is no observation.
     ///
     /// # Shapes
     ///
@@ -84,6 +85,9 @@ impl BatchNorm {
             return normalize(y, affine, self.running().statistics(epsilon), activation);
         }
         let (moments, positions) = Moments::over(&y, &self.peers);
+        if positions == 0 {
+            return y;
+        }
         let unbiased = moments.var.clone() * unbiased_correction(positions);
         self.running().observe(moments.mean.clone(), unbiased, self.momentum);
         let share = moments.mean.ones_like();

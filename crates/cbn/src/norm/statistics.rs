@@ -70,7 +70,7 @@ impl Moments {
     /// Of the maps of all peers together, and how many values a channel has there. A map may be empty.
     pub fn over(y: &FeatureMap, peers: &Peers) -> (Self, usize) {
         let own_positions = positions(y);
-        if peers.is_alone() {
+        if peers.is_alone() && own_positions > 0 {
             return (Self::of(y), own_positions);
         }
         let (device, channels) = (plain(y.nhwc().clone()).device(), y.channels());

@@ -63,10 +63,11 @@ impl BoxBranch {
     pub(super) fn losses(&self, pyramid: &Pyramid, samples: &[RoiSample], targets: &[Targets]) -> BoxLosses {
         let device = pyramid.levels[0].device();
         let rois: Vec<Roi> = to_rois(samples.iter().map(|sample| sample.boxes.as_slice()));
-        if rois.is_empty() {
-            return BoxLosses { class: Tensor::zeros([1], &device), deltas: Tensor::zeros([1], &device) };
-        }
+        // Also without a roi: norms over a group wait for every process.
         let output = self.head.forward(pool_rois(pyramid, &rois, &self.config.pool));
+        if rois.is_empty() {
+            return BoxLosses { class: nothing(output.class_logits), deltas: nothing(output.deltas) };
+        }
         let goal =
             BoxGoal::new(samples, targets, &BoxCoder::new(self.config.box_weights, self.config.conventions.clamp));
         let class = CrossEntropyLossConfig::new()
@@ -81,7 +82,7 @@ impl BoxBranch {
         let num_logits = self.num_classes + 1;
         if goal.positives.is_empty() {
             // Connected to the graph: the layer has a gradient in every step, even if it is zero.
-            return pred_deltas.slice([0..1]).sum().mul_scalar(0.0);
+            return nothing(pred_deltas.slice([0..1]));
         }
         let of_own_class: Vec<usize> =
             goal.positives.iter().map(|&roi| roi * num_logits + goal.logit_indices[roi]).collect();
@@ -118,6 +119,11 @@ impl BoxBranch {
         }
         detections
     }
+}
+
+/// Zero, connected to the graph.
+pub(super) fn nothing<const D: usize>(outputs: Tensor<D>) -> Tensor<1> {
+    outputs.sum().mul_scalar(0.0)
 }
 
 /// What the box head should say about the sampled rois of a batch.

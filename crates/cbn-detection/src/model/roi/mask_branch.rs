@@ -7,6 +7,7 @@ use burn::{
 };
 
 use super::{
+    box_branch::nothing,
     mask_head::{MaskHead, spread},
     pool::pool_rois,
     sampling::RoiSample,
@@ -47,15 +48,16 @@ impl MaskBranch {
     pub(super) fn loss(&self, pyramid: &Pyramid, samples: &[RoiSample], targets: &[Targets]) -> Tensor<1> {
         let device = pyramid.levels[0].device();
         let rois = to_rois(samples.iter().map(RoiSample::positives));
+        // Also without a roi: norms over a group wait for every process.
+        let logits = self.head.forward_folded(pool_rois(pyramid, &rois, &self.config.pool));
         if rois.is_empty() {
-            return Tensor::zeros([1], &device);
+            return nothing(logits);
         }
         let labels: Vec<usize> = samples
             .iter()
             .zip(targets)
             .flat_map(|(sample, targets)| sample.gt_indices.iter().map(|&gt_index| targets.labels[gt_index]))
             .collect();
-        let logits = self.head.forward_folded(pool_rois(pyramid, &rois, &self.config.pool));
         let gt_masks = self.gt_masks(samples, targets, &device);
         // -t log s(x) - (1 - t) log(1 - s(x)) with s the sigmoid, for any t between 0 and 1.
         let logits = own_channel(logits, &labels);

@@ -43,6 +43,10 @@ pub struct RoiLosses {
     pub boxes: BoxLosses,
     /// Masks, if the detector draws them.
     pub mask: Option<Tensor<1>>,
+    /// Sampled rois.
+    pub num_rois: usize,
+    /// Those that stand for an object.
+    pub num_positives: usize,
 }
 
 impl RoiHeads {
@@ -54,22 +58,25 @@ impl RoiHeads {
         }
     }
 
-    /// Losses on regions drawn from the proposals.
+    /// Losses on regions drawn from the proposals, with a generator for each image.
     pub fn forward_train<R: Rng>(
         &self,
         pyramid: &Pyramid,
         proposals: Vec<Proposals>,
         targets: &[Targets],
-        rng: &mut R,
+        rngs: &mut [R],
     ) -> RoiLosses {
         let samples: Vec<RoiSample> = proposals
             .into_iter()
             .zip(targets)
-            .map(|(proposals, targets)| sample_rois(proposals, targets, self.boxes.config(), rng))
+            .zip(rngs)
+            .map(|((proposals, targets), rng)| sample_rois(proposals, targets, self.boxes.config(), rng))
             .collect();
         RoiLosses {
             boxes: self.boxes.losses(pyramid, &samples, targets),
             mask: self.mask.as_ref().map(|mask| mask.loss(pyramid, &samples, targets)),
+            num_rois: samples.iter().map(|sample| sample.boxes.len()).sum(),
+            num_positives: samples.iter().map(|sample| sample.gt_indices.len()).sum(),
         }
     }
 

@@ -24,7 +24,6 @@ const FINEST_SIDE_PX: f32 = 56.0;
 ///
 /// If there are no rois.
 pub fn pool_rois(pyramid: &Pyramid, rois: &[Roi], config: &RoiPoolConfig) -> FeatureMap {
-    assert!(!rois.is_empty(), "there is a roi to pool");
     let rois: Vec<PyramidRoi> = rois.iter().map(|&roi| on_level(roi, pyramid, config)).collect();
     let aligns = std::array::from_fn(|level| RoiAlignConfig {
         output: [config.side; 2],

@@ -22,6 +22,8 @@ pub struct RpnLosses {
     pub objectness: Tensor<1>,
     /// Smooth L1 over the sampled positives' four deltas, summed and divided by the number of sampled anchors.
     pub deltas: Tensor<1>,
+    /// That number.
+    pub count: usize,
 }
 
 /// The anchors that a step learns from, over the whole batch.
@@ -42,9 +44,9 @@ pub(super) fn rpn_losses<R: Rng>(
     anchors: &[BBox],
     (targets, sizes): (&[Targets], &[ImageSize]),
     config: &RpnConfig,
-    rng: &mut R,
+    rngs: &mut [R],
 ) -> RpnLosses {
-    let AnchorSample { positives, deltas, negatives, count } = sample_anchors(anchors, (targets, sizes), config, rng);
+    let AnchorSample { positives, deltas, negatives, count } = sample_anchors(anchors, (targets, sizes), config, rngs);
     let device = predictions.objectness.device();
     let [batch, num_anchors] = predictions.objectness.dims();
     let num_sampled = positives.len() + negatives.len();
@@ -76,14 +78,14 @@ pub(super) fn rpn_losses<R: Rng>(
             )
             .div_scalar(count as f32)
     };
-    RpnLosses { objectness, deltas }
+    RpnLosses { objectness, deltas, count }
 }
 
 fn sample_anchors<R: Rng>(
     anchors: &[BBox],
     (targets, sizes): (&[Targets], &[ImageSize]),
     config: &RpnConfig,
-    rng: &mut R,
+    rngs: &mut [R],
 ) -> AnchorSample {
     let coder = config.coder();
     let sampler =
@@ -91,7 +93,7 @@ fn sample_anchors<R: Rng>(
     let matches: Vec<Vec<Match>> =
         targets.par_iter().zip(sizes).map(|(targets, &size)| match_anchors(anchors, targets, size, config)).collect();
     let mut batch_sample = AnchorSample::default();
-    for (image, (matches, targets)) in matches.iter().zip(targets).enumerate() {
+    for (image, ((matches, targets), rng)) in matches.iter().zip(targets).zip(rngs).enumerate() {
         let start = image * anchors.len();
         let sample = sampler.sample(matches, rng);
         for &index in &sample.positives {

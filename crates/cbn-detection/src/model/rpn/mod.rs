@@ -50,18 +50,18 @@ impl RpnConfig {
 }
 
 impl Rpn {
-    /// Proposals to train the ROI heads on, and the RPN's own losses. No gradient flows through the proposals.
+    /// Proposals to train the ROI heads on, and the RPN's own losses. No gradient flows through the proposals. There is a generator for each image.
     pub fn forward_train<R: Rng>(
         &self,
         pyramid: &Pyramid,
         sizes: &[ImageSize],
         targets: &[Targets],
-        rng: &mut R,
+        rngs: &mut [R],
     ) -> (Vec<Proposals>, RpnLosses) {
         let predictions = self.head.forward(pyramid);
         let anchors = self.anchors(pyramid);
         let proposals = self.propose(&predictions, &anchors, sizes, self.config.train_proposals);
-        let losses = loss::rpn_losses(&predictions, &anchors, (targets, sizes), &self.config, rng);
+        let losses = loss::rpn_losses(&predictions, &anchors, (targets, sizes), &self.config, rngs);
         (proposals, losses)
     }
 

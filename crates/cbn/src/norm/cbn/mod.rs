@@ -81,7 +81,8 @@ pub struct CrossIterationBatchNorm {
 }
 
 impl CrossIterationBatchNorm {
-    /// Normalises, by the window's statistics on a training device, else by the running ones; the activation follows.
+    /// Normalises, by the window's statistics on a training device, else by the running ones; the activation follows. A map without a position
+    /// anywhere is no iteration.
     ///
     /// # Shapes
     ///
@@ -91,10 +92,13 @@ impl CrossIterationBatchNorm {
         if !self.has_batch_statistics(&y.device()) {
             return normalize(y, affine, self.running().statistics(self.epsilon()), activation);
         }
-        let iteration = self.iteration.increment();
-        let open = self.config.open_window(iteration);
         let peers = &self.config.peers;
         let (moments, positions) = Moments::over(&y, peers);
+        if positions == 0 {
+            return y;
+        }
+        let iteration = self.iteration.increment();
+        let open = self.config.open_window(iteration);
         let mut samples = [y.batch() as f64];
         peers.sum_f64(&mut samples);
         let observation = Observation { moments, positions, samples: samples[0] as usize, iteration };
