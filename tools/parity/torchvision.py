@@ -43,6 +43,10 @@ MODELS = {
     "faster_rcnn_r50_fpn_v2": detection.fasterrcnn_resnet50_fpn_v2,
     "mask_rcnn_r50_fpn_v2": detection.maskrcnn_resnet50_fpn_v2,
 }
+# What their layers' statistics are taken of.
+MAX_CALIBRATION_IMAGES = 4
+# Of logits and deltas; other layers' outputs have one of 1.
+OUTPUT_DEVIATIONS = {"cls_logits": 1.5, "cls_score": 1.2, "bbox_pred": 0.3, "mask_fcn_logits": 2.0}
 
 
 def read(path):
@@ -51,21 +55,25 @@ def read(path):
 
 
 def spread_outputs(layer, deviation):
-    """Centres a layer's channels and gives them this standard deviation, at the layer's next call."""
+    """Centres a layer's channels and gives its outputs this standard deviation, at the layer's next call."""
 
     def hook(module, inputs, output):
         handle.remove()
         others = [axis for axis in range(output.dim()) if axis != 1]
-        mean = output.mean(others)
-        factor = deviation / output.std()
+        mean = output.mean(others, keepdim=True)
+        factor = deviation / (output - mean).std()
         module.weight.data *= factor
-        module.bias.data = (module.bias.data - mean) * factor
+        module.bias.data = (module.bias.data - mean.flatten()) * factor
         return module(*inputs)
 
     handle = layer.register_forward_hook(hook)
 
 
-def random_model(name, seed, image):
+def random_model(name, seed, images):
+    """Random weights of a well-conditioned network.
+
+    No layer's outputs have a part in common to all places and regions: the last layers, whose scores must spread, would scale it away and with it the rounding
+    of all layers before up, a hundredfold. Trained networks don't."""
     torch.manual_seed(seed)
     model = MODELS[name](weights=None, weights_backbone=None, num_classes=91).eval()
     for key, module in model.named_modules():
@@ -73,21 +81,18 @@ def random_model(name, seed, image):
             # Sixteen residual branches add up; at their full weight the activations would grow with each.
             nn.init.uniform_(module.weight, *((0.2, 0.6) if key.endswith("bn3") else (0.6, 1.4)))
             nn.init.normal_(module.bias, std=0.1)
-            # The image's own statistics become the running ones.
+            # The images' own statistics become the running ones.
             module.momentum = 1.0
             module.train()
-    predictor = model.roi_heads.box_predictor
-    for layer, deviation in [
-        (model.rpn.head.cls_logits, 2.0),
-        (model.rpn.head.bbox_pred, 0.3),
-        (predictor.cls_score, 2.0),
-        (predictor.bbox_pred, 1.0),
-    ]:
-        spread_outputs(layer, deviation)
-    if "mask" in name:
-        spread_outputs(model.roi_heads.mask_predictor.mask_fcn_logits, 2.0)
+            continue
+        if isinstance(module, nn.Conv2d):
+            # Maps as smooth as trained networks': white noise would turn a box's last digits into another score.
+            mean = module.weight.data.mean((2, 3), keepdim=True)
+            module.weight.data = 0.5 * module.weight.data + 0.5 * mean * module.kernel_size[0]
+        if getattr(module, "bias", None) is not None:
+            spread_outputs(module, OUTPUT_DEVIATIONS.get(key.rpartition(".")[2], 1.0))
     with torch.no_grad():
-        model([image])
+        model(images)
     if not name.endswith("_v2"):
         freeze_norms(model)
     return model.eval()
@@ -212,7 +217,8 @@ def run(command):
 
 
 def compare(program, name, seed, dataset, folder, options):
-    model = random_model(name, seed, read(folder / "images" / dataset["images"][0]["file_name"]))
+    first = dataset["images"][:MAX_CALIBRATION_IMAGES]
+    model = random_model(name, seed, [read(folder / "images" / image["file_name"]) for image in first])
     weights, output = folder / f"{name}_{seed}.pth", folder / "found.json"
     torch.save(model.state_dict(), weights)
     command = [program, "test", RECIPES / f"{name}.toml", weights, "--data", folder, "--out", output, "--json", *options]

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,6 +89,15 @@ impl GroundTruth {
             return Err(fault("it lists no images or no categories".to_owned()));
         }
         Ok(Self { coco: Arc::new(coco) })
+    }
+
+    /// The ground truth of these images alone.
+    #[must_use]
+    pub fn of_images(self, ids: &HashSet<u64>) -> Self {
+        let mut dataset = self.coco.dataset.clone();
+        dataset.images.retain(|image| ids.contains(&image.id));
+        dataset.annotations.retain(|annotation| ids.contains(&annotation.image_id));
+        Self { coco: Arc::new(COCO::from_dataset(dataset)) }
     }
 
     pub(super) fn image_ids(&self) -> impl Iterator<Item = u64> + '_ {

@@ -18,7 +18,7 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Scores against the annotations that the loader's data set was read from.
+    /// Scores against the annotations that the loader's data set was read from, of the images that are still in it.
     ///
     /// # Errors
     ///
@@ -26,6 +26,8 @@ impl Evaluator {
     pub fn new(loader: TestLoader, iou_types: Vec<IouType>, config: EvalConfig) -> Result<Self, EvalError> {
         config.validate()?;
         let ground_truth = GroundTruth::load(loader.dataset().annotations_path())?;
+        let ids = loader.dataset().images.iter().map(|image| image.id).collect();
+        let ground_truth = ground_truth.of_images(&ids);
         let category_ids = loader.dataset().category_ids();
         Ok(Self { loader, ground_truth, iou_types, config, category_ids })
     }

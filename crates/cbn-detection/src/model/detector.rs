@@ -3,6 +3,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{backbone::ResNet, config::DetectorConfig, init::materialize, neck::Fpn, roi::RoiHeads, rpn::Rpn};
+use crate::ops::Draw;
 use crate::structures::{Detections, ImageBatch, LossCounts, Losses, Pyramid, Targets};
 
 /// Faster R-CNN, or Mask R-CNN if the configuration has a mask head.
@@ -44,11 +45,22 @@ impl Detector {
     /// If there is not one `Targets` per image, a label is not below the number of classes, or masks are missing that the
     /// mask branch needs.
     pub fn forward_train<R: Rng>(&self, images: &ImageBatch, targets: &[Targets], rng: &mut R) -> Losses {
-        assert_eq!(images.sizes.len(), targets.len(), "one Targets per image");
-        let pyramid = self.features(images);
+        // A generator for each image, so that what one draws does not depend on the others.
         let mut rngs: Vec<ChaCha8Rng> = targets.iter().map(|_| ChaCha8Rng::seed_from_u64(rng.next_u64())).collect();
-        let (proposals, rpn) = self.rpn.forward_train(&pyramid, &images.sizes, targets, &mut rngs);
-        let roi = self.roi.forward_train(&pyramid, proposals, targets, &mut rngs);
+        self.forward_train_on(images, targets, &mut rngs)
+    }
+
+    /// The same on samples that someone else chooses; there is one [`Draw`] for each image.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::forward_train`].
+    pub fn forward_train_on<D: Draw>(&self, images: &ImageBatch, targets: &[Targets], draws: &mut [D]) -> Losses {
+        assert_eq!(images.sizes.len(), targets.len(), "one Targets per image");
+        assert_eq!(draws.len(), targets.len(), "one Draw per image");
+        let pyramid = self.features(images);
+        let (proposals, rpn) = self.rpn.forward_train(&pyramid, &images.sizes, targets, draws);
+        let roi = self.roi.forward_train(&pyramid, proposals, targets, draws);
         Losses {
             rpn_objectness: rpn.objectness,
             rpn_box: rpn.deltas,

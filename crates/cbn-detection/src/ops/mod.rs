@@ -8,4 +8,4 @@ mod sampler;
 pub use box_coder::{BoxCoder, DeltaClamp};
 pub use matcher::{BestCandidates, Match, Matcher};
 pub use nms::{nms, nms_by_group};
-pub use sampler::{BalancedSampler, Sample};
+pub use sampler::{BalancedSampler, Draw, Sample};

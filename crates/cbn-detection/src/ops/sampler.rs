@@ -11,6 +11,18 @@ pub struct Sample {
     pub negatives: Vec<usize>,
 }
 
+/// Who chooses what a step learns from: any random generator, or whoever repeats another program's choice.
+pub trait Draw {
+    /// `amount` different numbers below `count`, in any order; `amount` is below `count`.
+    fn draw(&mut self, count: usize, amount: usize) -> Vec<usize>;
+}
+
+impl<R: Rng> Draw for R {
+    fn draw(&mut self, count: usize, amount: usize) -> Vec<usize> {
+        index::sample(self, count, amount).into_vec()
+    }
+}
+
 /// Draws candidates for the loss without replacement, positives up to a share, negatives for the rest
 /// (torchvision 0.26 `BalancedPositiveNegativeSampler`).
 ///
@@ -25,7 +37,7 @@ pub struct BalancedSampler {
 
 impl BalancedSampler {
     /// Chooses among the candidates of one image.
-    pub fn sample<R: Rng>(&self, matches: &[Match], rng: &mut R) -> Sample {
+    pub fn sample<D: Draw>(&self, matches: &[Match], rng: &mut D) -> Sample {
         let indices_of = |is_wanted: fn(&Match) -> bool| -> Vec<usize> {
             matches.iter().enumerate().filter(|(_, found)| is_wanted(found)).map(|(index, _)| index).collect()
         };
@@ -38,11 +50,11 @@ impl BalancedSampler {
 }
 
 /// At most `amount` of the `indices`, in their order.
-fn choose<R: Rng>(indices: &[usize], amount: usize, rng: &mut R) -> Vec<usize> {
+fn choose<D: Draw>(indices: &[usize], amount: usize, rng: &mut D) -> Vec<usize> {
     if indices.len() <= amount {
         return indices.to_vec();
     }
-    let mut chosen = index::sample(rng, indices.len(), amount).into_vec();
+    let mut chosen = rng.draw(indices.len(), amount);
     chosen.sort_unstable();
     chosen.into_iter().map(|position| indices[position]).collect()
 }

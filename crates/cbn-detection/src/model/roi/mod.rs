@@ -13,7 +13,6 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use cbn::ops::Roi;
-use rand::Rng;
 
 pub use box_branch::{BoxBranch, BoxLosses};
 pub use box_head::{BoxHead, BoxHeadOutput};
@@ -23,6 +22,7 @@ pub use pool::pool_rois;
 
 use crate::{
     model::config::DetectorConfig,
+    ops::Draw,
     structures::{BBox, Detections, ImageSize, Proposals, Pyramid, Targets},
 };
 use sampling::{RoiSample, sample_rois};
@@ -59,12 +59,12 @@ impl RoiHeads {
     }
 
     /// Losses on regions drawn from the proposals, with a generator for each image.
-    pub fn forward_train<R: Rng>(
+    pub fn forward_train<D: Draw>(
         &self,
         pyramid: &Pyramid,
         proposals: Vec<Proposals>,
         targets: &[Targets],
-        rngs: &mut [R],
+        rngs: &mut [D],
     ) -> RoiLosses {
         let samples: Vec<RoiSample> = proposals
             .into_iter()

@@ -1,10 +1,8 @@
 //! Which proposals the ROI heads learn from.
 
-use rand::Rng;
-
 use crate::{
     model::config::{BoxBranchConfig, GtPlace},
-    ops::{BalancedSampler, Match, Matcher},
+    ops::{BalancedSampler, Draw, Match, Matcher},
     structures::{BBox, Proposals, Targets},
 };
 
@@ -23,11 +21,11 @@ impl RoiSample {
 }
 
 /// Draws regions from the proposals and the ground-truth boxes themselves, which early on are the only good ones.
-pub(super) fn sample_rois<R: Rng>(
+pub(super) fn sample_rois<D: Draw>(
     proposals: Proposals,
     targets: &Targets,
     config: &BoxBranchConfig,
-    rng: &mut R,
+    rng: &mut D,
 ) -> RoiSample {
     let (candidates, matches) = match_candidates(proposals, targets, config);
     let sampler =

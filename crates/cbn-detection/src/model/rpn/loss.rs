@@ -2,7 +2,6 @@ use burn::{
     nn::loss::{BinaryCrossEntropyLossConfig, Reduction, SmoothL1LossConfig},
     tensor::Tensor,
 };
-use rand::Rng;
 use rayon::prelude::*;
 
 use super::RpnPredictions;
@@ -11,7 +10,7 @@ use crate::{
         config::{AnchorCount, AnchorScope, RpnConfig},
         host,
     },
-    ops::{BalancedSampler, Match, Matcher},
+    ops::{BalancedSampler, Draw, Match, Matcher},
     structures::{BBox, ImageSize, Targets},
 };
 
@@ -39,12 +38,12 @@ struct AnchorSample {
     count: usize,
 }
 
-pub(super) fn rpn_losses<R: Rng>(
+pub(super) fn rpn_losses<D: Draw>(
     predictions: &RpnPredictions,
     anchors: &[BBox],
     (targets, sizes): (&[Targets], &[ImageSize]),
     config: &RpnConfig,
-    rngs: &mut [R],
+    rngs: &mut [D],
 ) -> RpnLosses {
     let AnchorSample { positives, deltas, negatives, count } = sample_anchors(anchors, (targets, sizes), config, rngs);
     let device = predictions.objectness.device();
@@ -81,11 +80,11 @@ pub(super) fn rpn_losses<R: Rng>(
     RpnLosses { objectness, deltas, count }
 }
 
-fn sample_anchors<R: Rng>(
+fn sample_anchors<D: Draw>(
     anchors: &[BBox],
     (targets, sizes): (&[Targets], &[ImageSize]),
     config: &RpnConfig,
-    rngs: &mut [R],
+    rngs: &mut [D],
 ) -> AnchorSample {
     let coder = config.coder();
     let sampler =

@@ -6,7 +6,6 @@ mod loss;
 mod proposals;
 
 use burn::{module::Module, tensor::Device};
-use rand::Rng;
 use rayon::prelude::*;
 
 pub use anchors::AnchorGenerator;
@@ -15,7 +14,7 @@ pub use loss::RpnLosses;
 
 use crate::{
     model::config::{ProposalConfig, RpnConfig},
-    ops::BoxCoder,
+    ops::{BoxCoder, Draw},
     structures::{BBox, ImageSize, Proposals, Pyramid, Targets},
 };
 use proposals::{ImagePredictions, select_proposals};
@@ -51,12 +50,12 @@ impl RpnConfig {
 
 impl Rpn {
     /// Proposals to train the ROI heads on, and the RPN's own losses. No gradient flows through the proposals. There is a generator for each image.
-    pub fn forward_train<R: Rng>(
+    pub fn forward_train<D: Draw>(
         &self,
         pyramid: &Pyramid,
         sizes: &[ImageSize],
         targets: &[Targets],
-        rngs: &mut [R],
+        rngs: &mut [D],
     ) -> (Vec<Proposals>, RpnLosses) {
         let predictions = self.head.forward(pyramid);
         let anchors = self.anchors(pyramid);

@@ -1,0 +1,112 @@
+//! Our side of `tools/parity/training_step.py`: losses and gradients of one step on a given batch.
+//!
+//! usage: `parity_step RECIPE WEIGHTS BATCH OUT`
+//!
+//! WEIGHTS is a torchvision detector, BATCH (`.safetensors`) has `pixels [B, H, W, 3]`, `sizes [B, 2]` and, per image i, `boxes_i [N, 4]`,
+//! `labels_i [N]` and `masks_i [N, H_i, W_i]`. OUT (`.safetensors`) gets `loss.NAME` and the gradients under torchvision's names.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use cbn_detection::model::Detector;
+use cbn_detection::model::weights::{LoadConfig, StateDict, WeightLayout, export_detector};
+use cbn_detection::ops::Draw;
+use cbn_detection::recipe::{DataFacts, Recipe, resolve};
+use cbn_detection::structures::{BBox, ImageSize, InstanceMask, PaddedImages, Targets};
+
+/// Chooses the candidates whose numbers have the lowest hashes, as the script has torchvision do.
+struct LowestHashes;
+
+impl Draw for LowestHashes {
+    fn draw(&mut self, count: usize, amount: usize) -> Vec<usize> {
+        let mut candidates: Vec<usize> = (0..count).collect();
+        candidates.sort_by_key(|&index| hash(index as u64));
+        candidates.truncate(amount);
+        candidates
+    }
+}
+
+/// The finalizer of splitmix64.
+fn hash(index: u64) -> u64 {
+    let z = (index ^ (index >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Puts each parameter's gradient in its place; zero for those that do not train.
+struct Gradients(GradientsParams);
+
+impl ModuleMapper for Gradients {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let gradient = self.0.remove::<D>(param.id);
+        let (id, value, mapper) = param.consume();
+        let gradient = gradient.unwrap_or_else(|| value.clone().inner().zeros_like());
+        Param::from_mapped_value(id, Tensor::from_inner(gradient), mapper)
+    }
+}
+
+struct Batch(HashMap<String, TensorData>);
+
+impl Batch {
+    fn read(path: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        let tensors = StateDict::read(Path::new(path))?;
+        Ok(Self(tensors.iter().map(|(name, data)| (name.to_owned(), data.clone())).collect()))
+    }
+
+    fn values(&self, name: &str) -> Vec<f32> {
+        self.0[name].iter::<f32>().collect()
+    }
+
+    fn images(&self) -> PaddedImages {
+        let shape = self.0["pixels"].shape().to_vec();
+        let sizes = self.values("sizes");
+        PaddedImages {
+            pixels: self.values("pixels"),
+            padded: ImageSize::new(shape[1], shape[2]),
+            sizes: sizes.chunks_exact(2).map(|side| ImageSize::new(side[0] as usize, side[1] as usize)).collect(),
+        }
+    }
+
+    fn targets(&self, image: usize, size: ImageSize) -> Targets {
+        let boxes = self.values(&format!("boxes_{image}"));
+        let masks: Vec<u8> = self.values(&format!("masks_{image}")).iter().map(|&bit| bit as u8).collect();
+        Targets {
+            boxes: boxes.chunks_exact(4).map(|edges| BBox::new(edges[0], edges[1], edges[2], edges[3])).collect(),
+            // torchvision counts the background.
+            labels: self.values(&format!("labels_{image}")).iter().map(|&label| label as usize - 1).collect(),
+            masks: Some(
+                masks.chunks_exact(size.num_pixels()).map(|mask| InstanceMask::from_full(size, mask)).collect(),
+            ),
+        }
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [recipe, weights, batch, out] = arguments.as_slice() else {
+        return Err("usage: parity_step RECIPE WEIGHTS BATCH OUT".into());
+    };
+    let device = Device::flex().autodiff();
+    let weights = StateDict::read(Path::new(weights))?;
+    let num_classes = LoadConfig::default().num_classes(&weights)?.ok_or("the weights are of no detector")?;
+    let recipe = Recipe::load(Path::new(recipe), &[])?;
+    let plan = resolve(&recipe, DataFacts { num_classes, iterations_per_epoch: 1 })?;
+    let detector = LoadConfig::default().load_detector(Detector::init(&plan.model, &device), &weights)?.module;
+
+    let batch = Batch::read(batch)?;
+    let images = batch.images();
+    let targets: Vec<Targets> =
+        images.sizes.iter().enumerate().map(|(image, &size)| batch.targets(image, size)).collect();
+    let mut draws: Vec<LowestHashes> = targets.iter().map(|_| LowestHashes).collect();
+    let losses = detector.forward_train_on(&images.to_device(&device), &targets, &mut draws);
+    let mut found: Vec<(String, TensorData)> =
+        losses.named().into_iter().map(|(name, loss)| (format!("loss.{name}"), loss.into_data())).collect();
+    let gradients = GradientsParams::from_grads(losses.total().backward(), &detector);
+    let gradients = export_detector(&detector.map(&mut Gradients(gradients)), WeightLayout::Torchvision);
+    found.extend(gradients.iter().map(|(name, gradient)| (name.to_owned(), gradient.clone())));
+    StateDict::new(found).write(Path::new(out), &[])?;
+    Ok(())
+}
