@@ -124,6 +124,18 @@ pub struct TestArgs {
     /// What to score [default: all that the detector finds]
     #[arg(long, value_enum, num_args = 1..)]
     pub eval: Vec<EvalKind>,
+    /// Take so many images only, the first ones
+    #[arg(long, value_name = "N")]
+    pub max_images: Option<usize>,
+    /// The same as --set data.num_workers=N
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// The same as --set model.box_head.score_threshold=S: leave out detections below this
+    #[arg(long, value_name = "S")]
+    pub score_threshold: Option<f64>,
+    /// Fail if a number of the recipe's [expected] is missed
+    #[arg(long)]
+    pub verify: bool,
     /// Write the detections as COCO results JSON
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -136,6 +148,15 @@ pub struct TestArgs {
     /// Change a value of the recipe; may be given more than once
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
+}
+
+impl TestArgs {
+    /// All overrides of the recipe.
+    pub fn assignments(&self) -> Vec<String> {
+        let workers = self.workers.map(|workers| format!("data.num_workers={workers}"));
+        let score = self.score_threshold.map(|score| format!("model.box_head.score_threshold={score:?}"));
+        self.set.iter().cloned().chain(workers).chain(score).collect()
+    }
 }
 
 #[derive(Debug, Args)]

@@ -7,22 +7,25 @@ use anyhow::{Context, Result};
 use cbn_detection::data::Split;
 use cbn_detection::eval::{IouType, write_results};
 use cbn_detection::model::weights::LoadConfig;
-use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve};
+use cbn_detection::recipe::{DataFacts, Expected, Plan, Recipe, resolve};
 
 use crate::cli::TestArgs;
 use crate::foreign;
 use crate::model_file::TrainedModel;
 use crate::output::progress::{advance, evaluation_bar};
+use crate::output::scores::Metrics;
 use crate::output::{expected, scores};
 use crate::session::{evaluator, iou_types, load_split};
 
 pub fn run(args: &TestArgs) -> Result<()> {
-    let recipe = Recipe::load(&args.recipe, &args.set)?;
+    let recipe = Recipe::load(&args.recipe, &args.assignments())?;
     let device = args.device.open()?;
     if let Some(path) = &args.out {
         File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let dataset = Arc::new(load_split(&args.data.paths(), Split::Val)?);
+    let mut dataset = load_split(&args.data.paths(), Split::Val)?;
+    dataset.images.truncate(args.max_images.unwrap_or(usize::MAX));
+    let dataset = Arc::new(dataset);
     let model = if foreign::is_checkpoint(&args.checkpoint)? {
         TrainedModel::load_as(&args.checkpoint, |saved| plan_like(&recipe, &saved), &device)?
     } else {
@@ -43,9 +46,20 @@ pub fn run(args: &TestArgs) -> Result<()> {
         write_results(path, &detections)?;
     }
     scores::print(&summaries, args.json)?;
-    if let (Some(expected), false) = (&model.plan.expected, args.json) {
-        print!("{}", expected::compare(expected, &scores::metrics(&summaries)));
+    verify(args, model.plan.expected.as_ref(), &scores::metrics(&summaries))
+}
+
+/// Says how the scores stand to the recipe's, and fails if that is asked for.
+fn verify(args: &TestArgs, expected: Option<&Expected>, metrics: &Metrics) -> Result<()> {
+    let Some(expected) = expected else {
+        anyhow::ensure!(!args.verify, "--verify: {} has no [expected] to compare with", args.recipe.display());
+        return Ok(());
+    };
+    let comparison = expected::compare(expected, metrics);
+    if !args.json {
+        print!("{}", comparison.text);
     }
+    anyhow::ensure!(!args.verify || comparison.missed.is_empty(), "missed: {}", comparison.missed.join(", "));
     Ok(())
 }
 

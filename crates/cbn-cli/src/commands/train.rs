@@ -39,7 +39,7 @@ pub fn run(args: &TrainArgs) -> Result<ExitCode> {
         return Ok(code);
     }
     if let (Some(expected), Some(metrics)) = (&session.plan.expected, trained.metrics) {
-        print!("{}", expected::compare(expected, &metrics));
+        print!("{}", expected::compare(expected, &metrics).text);
     }
     Ok(ExitCode::SUCCESS)
 }
