@@ -9,11 +9,13 @@ mod device;
 mod foreign;
 mod model_file;
 mod output;
+mod processes;
 mod session;
 mod signals;
 
 use std::process::ExitCode;
 
+use cbn::process_group::Peers;
 use clap::Parser;
 
 use cli::{Cli, Command};
@@ -37,10 +39,23 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Train(args) => return ended(commands::train::run(&args)),
+    let command = Cli::parse().command;
+    let peers = match processes::join() {
+        Ok(peers) => peers,
+        Err(error) => {
+            eprintln!("cbn: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let is_shared = matches!(command, Command::Train(_) | Command::Test(_));
+    if !is_shared && !peers.is_first() {
+        // One process does it.
+        return ExitCode::SUCCESS;
+    }
+    let result = match command {
+        Command::Train(args) => return ended(commands::train::run(&args, &peers), &peers),
         Command::Demo(args) => commands::demo::run(&args),
-        Command::Test(args) => commands::test::run(&args),
+        Command::Test(args) => commands::test::run(&args, &peers),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Detect(args) => commands::detect::run(&args),
         Command::Convert(args) => commands::convert::run(&args),
@@ -48,14 +63,14 @@ fn run() -> ExitCode {
         Command::Recipe(args) => commands::recipe::run(&args),
         Command::Data(args) => commands::data::run(&args),
     };
-    ended(result.map(|()| ExitCode::SUCCESS))
+    ended(result.map(|()| ExitCode::SUCCESS), &peers)
 }
 
-fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
+fn ended(result: anyhow::Result<ExitCode>, peers: &Peers) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("cbn: {error:#}");
+            processes::fail_together(&error, peers);
             ExitCode::FAILURE
         }
     }

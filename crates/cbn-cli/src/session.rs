@@ -5,24 +5,29 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use cbn_detection::data::{DataPaths, Dataset, Split, TestLoader, TrainLoader};
+use cbn::process_group::Peers;
+use cbn_detection::data::{DataPaths, Dataset, LoaderConfig, Shard, Split, TestLoader, TrainLoader};
 use cbn_detection::eval::{EvalConfig, Evaluator, IouType};
 use cbn_detection::model::Detector;
 use cbn_detection::model::weights::{LoadConfig, StateDict, load_backbone};
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve, train_loader, transform};
-use cbn_detection::train::{Observer, StopRequest, TensorBoard, Trainer, WorkDir, initial_detector};
+use cbn_detection::train::{
+    Event, LogError, Observer, Record, StopRequest, TensorBoard, Trainer, WorkDir, initial_detector,
+};
 
 use crate::foreign;
 use crate::output::progress::Progress;
 use crate::output::scores::Metrics;
 
 /// What bounds a run without being part of its recipe.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub struct Limits {
     /// Iterations after which it stops.
     pub max_iterations: Option<usize>,
     /// Images that may be unreadable.
     pub max_bad_images: usize,
+    /// The processes that share the work.
+    pub peers: Peers,
 }
 
 /// A training run that is ready to begin.
@@ -40,11 +45,13 @@ impl Session {
             train.categories == val.categories,
             "training and validation annotations have different categories, so labels would mean different things"
         );
-        let loader = TrainLoader::new(train.clone(), transform(recipe), train_loader(recipe))?
-            .with_bad_image_limit(limits.max_bad_images);
+        let peers = limits.peers;
+        let of_rank = LoaderConfig { shard: shard(&peers), ..train_loader(recipe) };
+        let loader =
+            TrainLoader::new(train.clone(), transform(recipe), of_rank)?.with_bad_image_limit(limits.max_bad_images);
         let facts = DataFacts::new(recipe, train.categories.len(), loader.batches_per_epoch());
         let plan = resolve(recipe, facts)?;
-        let evaluator = evaluator(&plan, val, iou_types(&plan))?;
+        let evaluator = evaluator(&plan, val, iou_types(&plan), &peers)?;
         let trainer = Trainer {
             config: plan.train.clone(),
             loader,
@@ -55,6 +62,7 @@ impl Session {
             device,
             stop: StopRequest::default(),
             max_iterations: limits.max_iterations,
+            peers,
         };
         Ok(Self { plan, trainer })
     }
@@ -62,6 +70,11 @@ impl Session {
     /// Trains with everything that is told on the way: the log, TensorBoard's curves, the progress on stderr.
     pub fn train(&self, detector: Detector) -> Result<Trained> {
         let work_dir = &self.trainer.work_dir;
+        if !self.trainer.peers.is_first() {
+            let mut warnings = Warnings { rank: self.trainer.peers.rank() };
+            let outcome = self.trainer.train(detector, &mut warnings)?;
+            return Ok(Trained { iteration: outcome.iteration, metrics: None });
+        }
         let mut progress = Progress::new(self.plan.train.num_iterations);
         let mut log = work_dir.log()?;
         let mut curves = TensorBoard::create(&work_dir.tensorboard_path())?;
@@ -75,7 +88,11 @@ impl Session {
     ///
     /// A resumed run takes all weights from its checkpoint, so the recipe's weights file may be gone by then.
     pub fn initial_detector(&self) -> Result<Detector> {
-        let mut detector = initial_detector(&self.plan.model, self.plan.train.seed, &self.trainer.device);
+        let mut detector = initial_detector(
+            &self.plan.model.clone().among(&self.trainer.peers),
+            self.plan.train.seed,
+            &self.trainer.device,
+        );
         if self.trainer.work_dir.resumes() {
             return Ok(detector);
         }
@@ -95,6 +112,25 @@ impl Session {
     }
 }
 
+/// What a process other than the first tells: only what that one cannot know.
+struct Warnings {
+    rank: usize,
+}
+
+impl Observer for Warnings {
+    fn observe(&mut self, event: &Event<'_>) -> Result<(), LogError> {
+        if let Event::Logged(Record::BadImage { reason, .. }) = event {
+            eprintln!("rank {}: {reason}", self.rank);
+        }
+        Ok(())
+    }
+}
+
+/// The part of the images that a process takes.
+pub fn shard(peers: &Peers) -> Shard {
+    Shard { rank: peers.rank(), count: peers.size() }
+}
+
 /// How a training ended.
 pub struct Trained {
     /// Finished iterations.
@@ -104,9 +140,10 @@ pub struct Trained {
 }
 
 /// Scores a detector of this plan on a data set.
-pub fn evaluator(plan: &Plan, dataset: Arc<Dataset>, iou_types: Vec<IouType>) -> Result<Evaluator> {
-    let loader = TestLoader::new(dataset, plan.transform.clone(), plan.test_loader.clone())?;
-    Ok(Evaluator::new(loader, iou_types, EvalConfig { max_detections: plan.max_detections })?)
+pub fn evaluator(plan: &Plan, dataset: Arc<Dataset>, iou_types: Vec<IouType>, peers: &Peers) -> Result<Evaluator> {
+    let config = LoaderConfig { shard: shard(peers), ..plan.test_loader.clone() };
+    let loader = TestLoader::new(dataset, plan.transform.clone(), config)?;
+    Ok(Evaluator::new(loader, iou_types, EvalConfig { max_detections: plan.max_detections })?.among(peers))
 }
 
 /// All that a detector of this plan can be scored on.

@@ -1,5 +1,6 @@
 //! Faster and Mask R-CNN on Burn: data, models, training and COCO evaluation.
 
+pub mod agree;
 pub mod data;
 pub mod eval;
 pub mod export;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use cbn::process_group::Peers;
 use cbn_detection::data::Split;
 use cbn_detection::eval::{IouType, write_results};
 use cbn_detection::model::weights::LoadConfig;
@@ -17,10 +18,10 @@ use crate::output::scores::Metrics;
 use crate::output::{expected, scores};
 use crate::session::{evaluator, iou_types, load_split};
 
-pub fn run(args: &TestArgs) -> Result<()> {
+pub fn run(args: &TestArgs, peers: &Peers) -> Result<()> {
     let recipe = Recipe::load(&args.recipe, &args.assignments())?;
     let device = args.device.open()?;
-    if let Some(path) = &args.out {
+    if let Some(path) = args.out.as_ref().filter(|_| peers.is_first()) {
         File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let mut dataset = load_split(&args.data.paths(), Split::Val)?;
@@ -38,10 +39,13 @@ pub fn run(args: &TestArgs) -> Result<()> {
         dataset.annotations_path().display()
     );
     let category_ids = model.categories.iter().map(|category| category.id).collect();
-    let evaluator = evaluator(&model.plan, dataset, kinds(args, &model.plan)?)?.with_category_ids(category_ids);
+    let evaluator = evaluator(&model.plan, dataset, kinds(args, &model.plan)?, peers)?.with_category_ids(category_ids);
     let bar = evaluation_bar(evaluator.num_images());
     let (detections, summaries) = evaluator.run(&model.detector, &device, &mut advance(&bar))?;
     bar.finish_and_clear();
+    if !peers.is_first() {
+        return Ok(());
+    }
     if let Some(path) = &args.out {
         write_results(path, &detections)?;
     }

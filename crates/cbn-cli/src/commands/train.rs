@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use cbn::process_group::Peers;
 use cbn_detection::recipe::Recipe;
 use cbn_detection::train::WorkDir;
 
@@ -12,17 +13,21 @@ use crate::output::expected;
 use crate::session::{Limits, Session, recipe_name};
 use crate::signals::Signals;
 
-pub fn run(args: &TrainArgs) -> Result<ExitCode> {
+pub fn run(args: &TrainArgs, peers: &Peers) -> Result<ExitCode> {
     let recipe = Recipe::load(&args.recipe, &args.assignments())?;
     let device = args.run.device.open()?;
     let path = args.work_dir.clone().unwrap_or_else(|| default_work_dir(&args.recipe));
-    let work_dir = if args.resume { WorkDir::resume(&path)? } else { WorkDir::create(&path)? };
-    let limits = Limits { max_iterations: args.max_iterations, max_bad_images: args.max_bad_images };
+    let work_dir = open_work_dir(&path, args.resume, peers)?;
+    let limits =
+        Limits { max_iterations: args.max_iterations, max_bad_images: args.max_bad_images, peers: peers.clone() };
     let session = Session::open(&recipe, &args.data.paths(), work_dir, device, limits)?;
     let detector = session.initial_detector()?;
 
     let signals = Signals::catch(&session.trainer.stop).context("cannot catch signals")?;
     let trained = session.train(detector)?;
+    if !peers.is_first() {
+        return Ok(signals.exit_code().unwrap_or(ExitCode::SUCCESS));
+    }
 
     let work_dir = &session.trainer.work_dir;
     let checkpoint = work_dir.latest_checkpoint()?.context("training ended without a checkpoint")?;
@@ -42,6 +47,22 @@ pub fn run(args: &TrainArgs) -> Result<ExitCode> {
         print!("{}", expected::compare(expected, &metrics).text);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Rank 0 opens it, the others follow.
+fn open_work_dir(path: &Path, resume: bool, peers: &Peers) -> Result<WorkDir> {
+    let opened = if !peers.is_first() {
+        None
+    } else if resume {
+        Some(WorkDir::resume(path)?)
+    } else {
+        Some(WorkDir::create(path)?)
+    };
+    peers.barrier();
+    Ok(match opened {
+        Some(work_dir) => work_dir,
+        None => WorkDir::follow(path, resume)?,
+    })
 }
 
 fn default_work_dir(recipe: &Path) -> PathBuf {

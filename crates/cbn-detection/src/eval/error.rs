@@ -6,6 +6,14 @@ use crate::structures::ImageSize;
 /// Why detections cannot be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
+    /// Another process that evaluates its part of the images failed.
+    #[error("rank {rank}: {reason}")]
+    Peer {
+        /// Which one.
+        rank: usize,
+        /// What it said.
+        reason: String,
+    },
     /// Whoever is told of the progress said stop.
     #[error("the evaluation was interrupted")]
     Interrupted,

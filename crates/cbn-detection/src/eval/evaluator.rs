@@ -2,8 +2,10 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use burn::tensor::Device;
+use cbn::process_group::Peers;
 
 use super::{CocoDetection, EvalConfig, EvalError, GroundTruth, IouType, Summary, collect, evaluate};
+use crate::agree::agree;
 use crate::data::{Dataset, TestLoader};
 use crate::model::Detector;
 
@@ -15,6 +17,7 @@ pub struct Evaluator {
     iou_types: Vec<IouType>,
     config: EvalConfig,
     category_ids: Vec<u64>,
+    peers: Peers,
 }
 
 impl Evaluator {
@@ -29,7 +32,7 @@ impl Evaluator {
         let ids = loader.dataset().images.iter().map(|image| image.id).collect();
         let ground_truth = ground_truth.of_images(&ids);
         let category_ids = loader.dataset().category_ids();
-        Ok(Self { loader, ground_truth, iou_types, config, category_ids })
+        Ok(Self { loader, ground_truth, iou_types, config, category_ids, peers: Peers::default() })
     }
 
     /// For a detector whose labels are not the data set's: the COCO id of each. What it finds of categories that the data set does not have is
@@ -40,12 +43,19 @@ impl Evaluator {
         self
     }
 
+    /// For processes that share the images, each with the shard of its rank: every one of them gets what one process would find.
+    #[must_use]
+    pub fn among(mut self, peers: &Peers) -> Self {
+        self.peers = peers.clone();
+        self
+    }
+
     /// What detections are scored on.
     pub fn dataset(&self) -> &Dataset {
         self.loader.dataset()
     }
 
-    /// Images that a run goes through.
+    /// Images that a run goes through in this process.
     pub fn num_images(&self) -> usize {
         self.loader.num_images()
     }
@@ -63,6 +73,28 @@ impl Evaluator {
         device: &Device,
         on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<(Vec<CocoDetection>, Vec<Summary>), EvalError> {
+        let found = match self.detect(detector, device, on_progress) {
+            Err(EvalError::Interrupted) => Ok(None),
+            found => found.map(Some),
+        };
+        let parts = agree(found, &self.peers, |rank, reason| EvalError::Peer { rank, reason })?;
+        let parts: Vec<_> = parts.into_iter().collect::<Option<_>>().ok_or(EvalError::Interrupted)?;
+        let found = interleave(parts);
+        let summaries = self
+            .iou_types
+            .iter()
+            .map(|&iou_type| evaluate(&self.ground_truth, &found, iou_type, &self.config))
+            .collect::<Result<_, _>>()?;
+        Ok((found, summaries))
+    }
+
+    /// What is found in each image of this process.
+    fn detect(
+        &self,
+        detector: &Detector,
+        device: &Device,
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<CocoDetection>>, EvalError> {
         let known: HashSet<u64> = self.loader.dataset().category_ids().into_iter().collect();
         let mut found = Vec::new();
         let mut num_done = 0;
@@ -71,18 +103,30 @@ impl Evaluator {
             let detections = detector.detect(&batch.images.to_device(device));
             for (detections, meta) in detections.iter().zip(&batch.metas) {
                 let of_image = collect(detections, meta, &self.category_ids);
-                found.extend(of_image.into_iter().filter(|detection| known.contains(&detection.category_id)));
+                let is_known = |detection: &CocoDetection| known.contains(&detection.category_id);
+                found.push(of_image.into_iter().filter(is_known).collect());
             }
             num_done += batch.metas.len();
             if on_progress(num_done).is_break() {
                 return Err(EvalError::Interrupted);
             }
         }
-        let summaries = self
-            .iou_types
-            .iter()
-            .map(|&iou_type| evaluate(&self.ground_truth, &found, iou_type, &self.config))
-            .collect::<Result<_, _>>()?;
-        Ok((found, summaries))
+        Ok(found)
+    }
+}
+
+/// In the order of the data set: rank r of n had the images r, r + n, ...
+fn interleave(parts: Vec<Vec<Vec<CocoDetection>>>) -> Vec<CocoDetection> {
+    let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+    let mut all = Vec::new();
+    loop {
+        let mut is_done = true;
+        for of_image in parts.iter_mut().filter_map(Iterator::next) {
+            is_done = false;
+            all.extend(of_image);
+        }
+        if is_done {
+            return all;
+        }
     }
 }

@@ -7,16 +7,21 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use cbn::process_group::Peers;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ema::Ema;
 use super::log::peak_memory_mib;
+use super::parallel;
 use super::plan_difference::first_difference;
 use super::step::{Step, StepReport};
 use super::{
     BestScore, Checkpoint, CheckpointError, CheckpointInfo, EvaluationRecord, Event, IterationRecord, Observer, Record,
     RunInfo, Sgd, StopRequest, TrainConfig, TrainError, WorkDir, collect, freeze,
 };
+use crate::agree::agree;
 use crate::data::{Category, DataError, TrainLoader};
 use crate::eval::{EvalError, Evaluator, Summary, write_results};
 use crate::model::{Detector, DetectorConfig};
@@ -53,7 +58,12 @@ pub struct Trainer {
     pub stop: StopRequest,
     /// Iterations after which the run stops although its schedule goes on; none if absent.
     pub max_iterations: Option<usize>,
+    /// The processes that train together; rank 0 writes.
+    pub peers: Peers,
 }
+
+/// Weights of all processes are compared after so many iterations, and with every checkpoint.
+const COMPARE_EVERY: usize = 100;
 
 /// How far a run came.
 #[derive(Debug)]
@@ -76,6 +86,8 @@ struct Run<'a> {
     /// The last checkpoint that is there.
     saved: Option<usize>,
     best: Option<BestScore>,
+    /// Whether a process was asked to stop.
+    is_stopping: bool,
     /// When, and after which iteration, this process took the run up.
     began: (Instant, usize),
     observer: &'a mut dyn Observer,
@@ -101,8 +113,11 @@ impl Trainer {
         if found != self.config.iterations_per_epoch {
             return Err(TrainError::EpochLength { planned: self.config.iterations_per_epoch, found });
         }
-        self.run_info().save(&self.work_dir.run_info_path())?;
-        let mut run = self.start(detector, observer)?;
+        let written = if self.peers.is_first() { self.run_info().save(&self.work_dir.run_info_path()) } else { Ok(()) };
+        self.agree(written)?;
+        let detector = freeze(detector, &self.config.freeze)?;
+        let (mut run, restored) = self.start(detector, observer);
+        self.agree(restored)?;
         let start = Record::Start {
             iteration: run.iteration,
             num_iterations: self.config.num_iterations,
@@ -115,15 +130,26 @@ impl Trainer {
             // Whether the run was stopped before or after this evaluation, nobody knows.
             self.evaluate(&mut run)?;
         }
-        while run.iteration < last && !self.stop.is_made() {
+        while run.iteration < last && !self.is_stopped(&mut run) {
             run = self.train_epoch(run)?;
         }
-        if self.stop.is_made() {
+        if self.is_stopped(&mut run) {
             self.save(&mut run)?;
             run.log(&Record::Stopped { iteration: run.iteration })?;
         }
-        let is_finished = run.iteration == self.config.num_iterations && !self.stop.is_made();
+        let is_finished = run.iteration == self.config.num_iterations && !run.is_stopping;
         Ok(Outcome { detector: run.detector, iteration: run.iteration, is_finished })
+    }
+
+    /// Whether any process was asked to stop; all processes ask this at the same points.
+    fn is_stopped(&self, run: &mut Run<'_>) -> bool {
+        run.is_stopping = run.is_stopping || parallel::any(self.stop.is_made(), &self.peers);
+        run.is_stopping
+    }
+
+    /// Fails where any process does.
+    fn agree<T: Serialize + DeserializeOwned>(&self, own: Result<T, TrainError>) -> Result<Vec<T>, TrainError> {
+        agree(own, &self.peers, |rank, reason| TrainError::Peer { rank, reason })
     }
 
     fn last_iteration(&self) -> usize {
@@ -143,25 +169,28 @@ impl Trainer {
         RunInfo::new(device, self.loader.num_images(), self.evaluator.dataset(), self.plan.clone())
     }
 
-    fn start<'a>(&self, detector: Detector, observer: &'a mut dyn Observer) -> Result<Run<'a>, TrainError> {
+    fn start<'a>(&self, detector: Detector, observer: &'a mut dyn Observer) -> (Run<'a>, Result<(), TrainError>) {
         let mut run = Run {
-            detector: freeze(detector, &self.config.freeze)?,
+            detector,
             sgd: Sgd::new(self.config.optimizer.clone()),
             ema: self.config.ema.map(Ema::new),
             iteration: 0,
             saved: None,
             best: None,
+            is_stopping: false,
             began: (Instant::now(), 0),
             observer,
         };
-        if !self.work_dir.resumes() {
-            return Ok(run);
-        }
-        let (path, mut checkpoint) = self.newest_intact(&mut run)?;
+        let restored = if self.work_dir.resumes() { self.restore(&mut run) } else { Ok(()) };
+        (run, restored)
+    }
+
+    fn restore(&self, run: &mut Run<'_>) -> Result<(), TrainError> {
+        let (path, mut checkpoint) = self.newest_intact(run)?;
         if let Some((key, found, expected)) = first_difference(&checkpoint.info.plan, &self.plan, "") {
             return Err(TrainError::OtherPlan { path, key, found, expected });
         }
-        run.detector = checkpoint.restore_model(&path, run.detector)?;
+        run.detector = checkpoint.restore_model(&path, run.detector.clone())?;
         let foreign = |names| CheckpointError::ForeignVelocities { path: path.clone(), names };
         run.sgd.restore(&run.detector, checkpoint.velocities).map_err(foreign)?;
         if let Some(ema) = &mut run.ema {
@@ -171,7 +200,7 @@ impl Trainer {
         run.saved = Some(run.iteration);
         run.best = checkpoint.info.best;
         run.began.1 = run.iteration;
-        Ok(run)
+        Ok(())
     }
 
     fn newest_intact(&self, run: &mut Run<'_>) -> Result<(PathBuf, Checkpoint), TrainError> {
@@ -195,10 +224,10 @@ impl Trainer {
         let (epoch, num_done) = (run.iteration / per_epoch, run.iteration % per_epoch);
         let mut batches = self.loader.epoch(epoch, num_done * self.config.accumulate);
         for _ in num_done..per_epoch {
-            if run.iteration == self.last_iteration() || self.stop.is_made() {
+            if run.iteration == self.last_iteration() || self.is_stopped(&mut run) {
                 break;
             }
-            let began = Instant::now();
+            let began = (Instant::now(), self.peers.traffic().elapsed_s);
             let report;
             let num_images;
             (run, report, num_images) = self.iterate(run, &mut batches)?;
@@ -206,6 +235,9 @@ impl Trainer {
             self.tell_bad_images(&mut run)?;
             let record = self.iteration_record(&run, report, num_images, began);
             run.log(&Record::Iteration(record))?;
+            if run.iteration.is_multiple_of(COMPARE_EVERY) || self.is_saved_after(run.iteration) {
+                parallel::check_same_weights(&run.detector, run.iteration, &self.peers)?;
+            }
             if self.is_saved_after(run.iteration) {
                 self.save(&mut run)?;
             }
@@ -222,20 +254,22 @@ impl Trainer {
         mut run: Run<'a>,
         batches: &mut dyn Iterator<Item = Result<TrainBatch, DataError>>,
     ) -> Result<(Run<'a>, (StepReport, f64), usize), TrainError> {
-        let mut step = Step::new(&self.config, run.iteration);
+        let mut step = Step::new(&self.config, run.iteration, &self.peers);
         let mut image_ids = Vec::new();
         let mut data_s = 0.0;
         for batch in batches.take(self.config.accumulate) {
             let began = Instant::now();
-            let batch = match batch {
-                Ok(batch) => batch,
-                // The run is as good as before.
-                Err(error) => {
-                    self.tell_bad_images(&mut run)?;
-                    self.save(&mut run)?;
-                    return Err(error.into());
-                }
+            let (batch, fault) = match batch {
+                Ok(batch) => (Some(batch), Ok(())),
+                Err(error) => (None, Err(error.into())),
             };
+            if let Err(error) = self.agree(fault) {
+                // The run is as good as before.
+                self.tell_bad_images(&mut run)?;
+                self.save(&mut run)?;
+                return Err(error);
+            }
+            let batch = batch.expect("an error is an error of all processes");
             let images = batch.images.to_device(&self.device.clone().autodiff());
             data_s += began.elapsed().as_secs_f64();
             image_ids.extend(batch.image_ids);
@@ -260,8 +294,13 @@ impl Trainer {
         image_ids: &[u64],
     ) -> TrainError {
         let checkpoint = saved.map(|iteration| self.work_dir.checkpoint_path(iteration));
-        let images = self.loader.file_names(image_ids);
-        TrainError::Diverged { iteration: num_done + 1, source, images, checkpoint }
+        // All processes have the same losses, so all of them are here.
+        let ids: Vec<u8> = image_ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let ids = self.peers.gather(&ids).concat();
+        let ids: Vec<u64> = ids.as_chunks::<8>().0.iter().map(|&id| u64::from_le_bytes(id)).collect();
+        let images = self.loader.file_names(&ids);
+        let error = TrainError::Diverged { iteration: num_done + 1, source, images, checkpoint };
+        if self.peers.is_first() { error } else { TrainError::Peer { rank: 0, reason: error.to_string() } }
     }
 
     fn tell_bad_images(&self, run: &mut Run<'_>) -> Result<(), TrainError> {
@@ -276,7 +315,7 @@ impl Trainer {
         run: &Run<'_>,
         (report, data_s): (StepReport, f64),
         num_images: usize,
-        began: Instant,
+        (began, exchanged_s): (Instant, f64),
     ) -> IterationRecord {
         let elapsed_s = began.elapsed().as_secs_f64();
         let (taken_up, first) = run.began;
@@ -293,7 +332,8 @@ impl Trainer {
             forward_s: report.forward_s,
             backward_s: report.backward_s,
             optimizer_s: report.optimizer_s,
-            images_per_s: num_images as f64 / elapsed_s,
+            exchange_s: self.peers.traffic().elapsed_s - exchanged_s,
+            images_per_s: (num_images * self.peers.size()) as f64 / elapsed_s,
             eta_s: pace_s * (self.last_iteration() - run.iteration) as f64,
             peak_memory_mib: peak_memory_mib(),
         }
@@ -317,9 +357,13 @@ impl Trainer {
             velocities: run.sgd.state(&run.detector),
             averages: run.ema.as_ref().map(|ema| ema.state(&run.detector)).unwrap_or_default(),
         };
-        checkpoint.save(&path)?;
+        let write = || {
+            checkpoint.save(&path)?;
+            self.work_dir.rotate(self.config.keep_checkpoints)
+        };
+        let written = if self.peers.is_first() { write() } else { Ok(()) };
+        self.agree(written.map_err(Into::into))?;
         run.saved = Some(run.iteration);
-        self.work_dir.rotate(self.config.keep_checkpoints)?;
         run.log(&Record::Checkpoint { iteration: run.iteration, path })
     }
 
@@ -331,6 +375,7 @@ impl Trainer {
             Some(ema) => ema.apply(run.detector.clone()).valid(),
             None => run.detector.valid(),
         };
+        let detector = parallel::with_statistics_of_first(detector, &self.peers);
         let mut told = Ok(());
         let scored = self.evaluator.run(&detector, &self.device, &mut |num_done| {
             told = run.observer.observe(&Event::Evaluating { num_done, num_images });
@@ -341,7 +386,9 @@ impl Trainer {
             Err(EvalError::Interrupted) => return Ok(()),
             scored => scored?,
         };
-        write_results(&self.work_dir.detections_path(), &detections)?;
+        let write = || write_results(&self.work_dir.detections_path(), &detections);
+        let written = if self.peers.is_first() { write() } else { Ok(()) };
+        self.agree(written.map_err(Into::into))?;
         run.observer.observe(&Event::Detected { iteration: run.iteration, detections: &detections })?;
         let is_best = self.take_best(run, &summaries)?;
         let record = EvaluationRecord {
@@ -362,7 +409,8 @@ impl Trainer {
             return Ok(false);
         }
         let best = BestScore { iteration: run.iteration, metric: metric.to_owned(), ap };
-        self.work_dir.keep_as_best(&best)?;
+        let kept = if self.peers.is_first() { self.work_dir.keep_as_best(&best) } else { Ok(()) };
+        self.agree(kept.map_err(Into::into))?;
         run.best = Some(best);
         Ok(true)
     }

@@ -49,6 +49,24 @@ pub enum TrainError {
         /// The last one that was written, from before.
         checkpoint: Option<PathBuf>,
     },
+    /// Another process of the run failed.
+    #[error("rank {rank}: {reason}")]
+    Peer {
+        /// Which one.
+        rank: usize,
+        /// What it said.
+        reason: String,
+    },
+    /// Processes that should compute the same do not.
+    #[error(
+        "iteration {iteration}: rank {rank} has other weights than rank 0: take up the last checkpoint, and run all processes on machines of one kind"
+    )]
+    WeightsDiffer {
+        /// Finished iterations.
+        iteration: usize,
+        /// The first one that differs.
+        rank: usize,
+    },
     /// The schedule was made for another data set.
     #[error("the run was planned for {planned} iterations an epoch, the loader yields {found}")]
     EpochLength {

@@ -11,6 +11,7 @@ mod log;
 mod module_state;
 mod observer;
 mod optimizer;
+mod parallel;
 mod per_parameter;
 mod plan_difference;
 mod record;

@@ -79,7 +79,9 @@ pub struct IterationRecord {
     pub backward_s: f64,
     /// Of it, from gradients to weights.
     pub optimizer_s: f64,
-    /// Images of this iteration over its `elapsed_s`.
+    /// Of it, in exchanging values with other processes, waiting for them included; 0 where there is none.
+    pub exchange_s: f64,
+    /// Images of this iteration, of all processes, over its `elapsed_s`.
     pub images_per_s: f64,
     /// What the rest of the iterations takes at the pace of this process so far, evaluations and checkpoints included.
     pub eta_s: f64,

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use burn::optim::GradientsParams;
-use rand::SeedableRng;
+use cbn::process_group::Peers;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 
-use super::{Sgd, TrainConfig, gradients};
+use super::{Sgd, TrainConfig, gradients, parallel};
 use crate::model::Detector;
 use crate::structures::{ImageBatch, Losses, Targets};
 
@@ -79,7 +80,8 @@ pub fn train_step(
     iteration: usize,
     batch: (&ImageBatch, &[Targets]),
 ) -> Result<(Detector, StepReport), StepError> {
-    let mut step = Step::new(config, iteration);
+    let alone = Peers::default();
+    let mut step = Step::new(config, iteration, &alone);
     step.add(&detector, batch)?;
     step.finish(detector, sgd)
 }
@@ -88,6 +90,8 @@ pub fn train_step(
 pub(super) struct Step<'a> {
     config: &'a TrainConfig,
     iteration: usize,
+    /// Who shares the images of each batch.
+    peers: &'a Peers,
     gradients: Option<GradientsParams>,
     losses: BTreeMap<&'static str, f64>,
     num_batches: usize,
@@ -96,9 +100,9 @@ pub(super) struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    pub(super) fn new(config: &'a TrainConfig, iteration: usize) -> Self {
+    pub(super) fn new(config: &'a TrainConfig, iteration: usize, peers: &'a Peers) -> Self {
         let losses = BTreeMap::new();
-        Self { config, iteration, gradients: None, losses, num_batches: 0, forward_s: 0.0, backward_s: 0.0 }
+        Self { config, iteration, peers, gradients: None, losses, num_batches: 0, forward_s: 0.0, backward_s: 0.0 }
     }
 
     /// Adds a batch's share to the gradient: each batch counts alike.
@@ -107,8 +111,11 @@ impl<'a> Step<'a> {
         let (images, targets) = batch;
         let share = 1.0 / self.config.accumulate as f64;
         let place = self.iteration * self.config.accumulate + self.num_batches;
-        let losses = detector.forward_train(images, targets, &mut rng(self.config.seed, place));
-        for (name, value) in finite(&losses)? {
+        let mut rng = rng(self.config.seed, place);
+        // One number for each image of the ranks before, which have as many each.
+        (0..self.peers.rank() * targets.len()).for_each(|_| _ = rng.next_u64());
+        let losses = detector.forward_train(images, targets, &mut rng).among(self.peers);
+        for (name, value) in finite(&losses, self.peers)? {
             *self.losses.entry(name).or_default() += value * share;
         }
         self.forward_s += began.elapsed().as_secs_f64();
@@ -130,6 +137,7 @@ impl<'a> Step<'a> {
     pub(super) fn finish(mut self, detector: Detector, sgd: &mut Sgd) -> Result<(Detector, StepReport), StepError> {
         let began = Instant::now();
         let gradients = self.gradients.take().unwrap_or_default();
+        let gradients = parallel::sum_gradients(&detector, gradients, self.peers);
         let gradient_norm = gradients::global_norm(&detector, &gradients);
         if !gradient_norm.is_finite() {
             return Err(StepError::Gradient { norm: gradient_norm, losses: self.losses });
@@ -156,9 +164,12 @@ impl<'a> Step<'a> {
     }
 }
 
-fn finite(losses: &Losses) -> Result<BTreeMap<&'static str, f64>, StepError> {
-    let losses: BTreeMap<&'static str, f64> =
-        losses.named().into_iter().map(|(name, loss)| (name, f64::from(loss.into_scalar::<f32>()))).collect();
+/// The losses over all processes: one that is not a number anywhere is none everywhere.
+fn finite(losses: &Losses, peers: &Peers) -> Result<BTreeMap<&'static str, f64>, StepError> {
+    let (names, mut values): (Vec<_>, Vec<_>) =
+        losses.named().into_iter().map(|(name, loss)| (name, f64::from(loss.into_scalar::<f32>()))).unzip();
+    peers.sum_f64(&mut values);
+    let losses: BTreeMap<&'static str, f64> = names.into_iter().zip(values).collect();
     match losses.iter().find(|(_, value)| !value.is_finite()) {
         Some((&loss, &value)) => Err(StepError::Loss { loss, value, losses }),
         None => Ok(losses),

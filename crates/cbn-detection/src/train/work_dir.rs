@@ -18,7 +18,7 @@ pub struct WorkDir {
     path: PathBuf,
     resume_from: Vec<PathBuf>,
     /// The lock ends with the process, however that ends.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl WorkDir {
@@ -61,7 +61,18 @@ impl WorkDir {
         }
         remove_unfinished(path).map_err(failed)?;
         let resume_from = checkpoints(path).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), resume_from, _lock: lock })
+        Ok(Self { path: path.to_owned(), resume_from, _lock: Some(lock) })
+    }
+
+    /// For the other processes of a run, after rank 0 has opened the directory: they read checkpoints and write nothing.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
+    pub fn follow(path: &Path, resumes: bool) -> Result<Self, TrainError> {
+        let failed = |source| TrainError::WorkDir { path: path.to_owned(), source };
+        let resume_from = if resumes { checkpoints(path).map_err(failed)? } else { Vec::new() };
+        Ok(Self { path: path.to_owned(), resume_from, _lock: None })
     }
 
     /// Where it is.

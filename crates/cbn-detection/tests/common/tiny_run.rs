@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Device;
+use cbn::process_group::Peers;
 use cbn_detection::data::synthetic::{SyntheticConfig, generate};
 use cbn_detection::data::{DataPaths, Dataset, Split, TestLoader, TrainLoader};
 use cbn_detection::eval::{EvalConfig, Evaluator, IouType};
@@ -101,6 +102,7 @@ impl Data {
             device: Device::flex(),
             stop: StopRequest::default(),
             max_iterations: None,
+            peers: Peers::default(),
         };
         (plan, trainer)
     }

@@ -8,6 +8,7 @@ mod error;
 mod roi;
 mod rpn;
 
+use cbn::process_group::Peers;
 use cbn::{FrozenNormConfig, NormConfig};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,17 @@ pub struct DetectorConfig {
 }
 
 impl DetectorConfig {
+    /// The same, with norms that know the other processes, see [`cbn::NormConfig::among`].
+    #[must_use]
+    pub fn among(mut self, peers: &Peers) -> Self {
+        let mask_norm = self.mask_head.as_mut().map(|mask_head| &mut mask_head.norm);
+        let norms = [&mut self.backbone.norm, &mut self.neck.norm, &mut self.box_head.norm];
+        for norm in norms.into_iter().chain(mask_norm) {
+            *norm = norm.clone().among(peers);
+        }
+        self
+    }
+
     /// A Faster R-CNN with every default.
     pub fn new(num_classes: usize) -> Self {
         Self {
