@@ -1,5 +1,6 @@
 //! The command line's grammar.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use cbn_detection::data::DataPaths;
@@ -32,7 +33,9 @@ pub enum Command {
     Test(TestArgs),
     /// Score a COCO results file
     Eval(EvalArgs),
-    /// Find objects in pictures: overlays and one JSON file
+    /// Make a page (HTML) about a training run, or about several side by side
+    Report(ReportArgs),
+    /// Find objects in pictures: overlays and JSON
     Detect(DetectArgs),
     /// Turn weights of another library into a checkpoint, or a checkpoint into theirs
     Convert(ConvertArgs),
@@ -177,15 +180,49 @@ pub struct EvalArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Work directories of trainings; more than one are compared with the first
+    #[arg(required = true, value_name = "RUN_DIR")]
+    pub runs: Vec<PathBuf>,
+    /// File to write [default: report.html in the work directory; of several runs, here]
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    /// Validation annotations, if they lie elsewhere than during training
+    #[arg(long)]
+    pub val_annotations: Option<PathBuf>,
+    /// Validation images, if they lie elsewhere than during training
+    #[arg(long)]
+    pub val_images: Option<PathBuf>,
+    /// Draws of the validation images for intervals
+    #[arg(long, default_value_t = 1000)]
+    pub bootstrap: usize,
+    /// Best images to show, and as many worst
+    #[arg(long, default_value_t = 4)]
+    pub pictures: usize,
+}
+
+#[derive(Debug, Args)]
 pub struct DetectArgs {
     /// Checkpoint file
     pub checkpoint: PathBuf,
-    /// JPEG or PNG files
+    /// JPEG or PNG files, and folders whose pictures are taken, those of folders in them as well
     #[arg(required = true)]
     pub images: Vec<PathBuf>,
     /// Directory for the overlays and detections.json
+    #[arg(long, required_unless_present = "jsonl")]
+    pub out_dir: Option<PathBuf>,
+    /// Print a JSON object per picture and line as soon as it is done
     #[arg(long)]
-    pub out_dir: PathBuf,
+    pub jsonl: bool,
+    /// Draw nothing
+    #[arg(long)]
+    pub no_overlays: bool,
+    /// Pictures that go through the detector together
+    #[arg(long, default_value = "1")]
+    pub batch: NonZeroUsize,
+    /// Threads that read pictures ahead; RAYON_NUM_THREADS sets those of the arithmetic
+    #[arg(long, default_value = "1")]
+    pub workers: NonZeroUsize,
     /// Leave out detections below this
     #[arg(long, default_value_t = 0.5)]
     pub score: f64,

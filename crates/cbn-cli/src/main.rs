@@ -60,6 +60,7 @@ fn run() -> ExitCode {
         Command::Detect(args) => commands::detect::run(&args),
         Command::Convert(args) => commands::convert::run(&args),
         Command::Export(args) => commands::export::run(&args),
+        Command::Report(args) => commands::report::run(&args),
         Command::Recipe(args) => commands::recipe::run(&args),
         Command::Data(args) => commands::data::run(&args),
     };

@@ -273,3 +273,117 @@ const NAMES: [(&str, &str); 12] = [
     ("ARm", "AR_medium"),
     ("ARl", "AR_large"),
 ];
+
+/// Everything that a browser would fetch.
+fn references(page: &str) -> Vec<&str> {
+    let after = |mark: &'static str| page.split(mark).skip(1).map(|rest| rest.split('"').next().unwrap());
+    after("src=\"")
+        .chain(after("href=\""))
+        .filter(|target| !target.starts_with(['#']) && !target.starts_with("data:"))
+        .collect()
+}
+
+#[test]
+fn a_run_is_reported_alone_and_beside_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = shapes(dir.path());
+    let run = text(&dir.path().join("run"));
+    succeeds(&[&["train", &recipe(SHAPES), "--data", &data, "--work-dir", &run][..], &TINY].concat());
+    let path = dir.path().join("run/report.html");
+    assert_eq!(succeeds(&["report", &run, "--bootstrap", "20", "--pictures", "1"]).trim(), text(&path));
+    let page = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(references(&page), Vec::<&str>::new(), "a page without network");
+    for title in [
+        "Loss",
+        "Learning rate",
+        "Precision over recall, mask",
+        "Errors, box",
+        "Calibration, box",
+        "Time of an iteration",
+    ] {
+        assert!(page.contains(&format!("<h3>{title}</h3>")), "{title}");
+    }
+    assert_eq!(page.matches("src=\"data:image/jpeg").count(), 4, "one worst and one best image, twice each");
+    // A class's AP is the evaluator's, to the last digit.
+    let (val, found) = (text(&Path::new(&data).join("val.json")), text(&dir.path().join("run/detections.json")));
+    let scores: serde_json::Value =
+        serde_json::from_str(&succeeds(&["eval", &val, &found, "--eval", "bbox", "segm", "--json"])).unwrap();
+    for kind in ["bbox", "segm"] {
+        let classes = scores[kind]["per_class"].as_array().unwrap();
+        assert_eq!(classes.len(), 3);
+        for ap in classes.iter().filter_map(|class| class["ap"].as_f64()) {
+            assert!(page.contains(&format!("data-key=\"{ap}\"")), "{kind} {ap}");
+        }
+    }
+
+    // Beside itself: the paired intervals are empty.
+    let both = text(&dir.path().join("both.html"));
+    succeeds(&["report", &run, &run, "--output", &both, "--bootstrap", "20"]);
+    let page = std::fs::read_to_string(&both).unwrap();
+    assert!(page.contains("+0.000 to +0.000") && page.contains("The recipes are the same."));
+    // Data that has moved.
+    std::fs::rename(&data, dir.path().join("moved")).unwrap();
+    let message = fails(&["report", &run]);
+    assert!(message.contains("say where with --val-annotations and --val-images"), "{message}");
+    let moved = |name: &str| text(&dir.path().join("moved").join(name));
+    succeeds(&[
+        "report",
+        &run,
+        "--val-annotations",
+        &moved("val.json"),
+        "--val-images",
+        &moved("images"),
+        "--bootstrap",
+        "2",
+    ]);
+    // What is not there is not shown.
+    std::fs::remove_file(dir.path().join("run/run.json")).unwrap();
+    succeeds(&["report", &run]);
+    let page = std::fs::read_to_string(&path).unwrap();
+    assert!(page.contains("<h3>Loss</h3>") && !page.contains("Calibration"));
+    assert!(fails(&["report", &text(dir.path())]).contains("is its directory the work directory of a training?"));
+}
+
+#[test]
+fn folders_are_searched_and_broken_pictures_are_told_while_the_rest_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = shapes(dir.path());
+    let run = text(&dir.path().join("run"));
+    succeeds(&[&["train", &recipe(SHAPES), "--data", &data, "--work-dir", &run][..], &TINY].concat());
+    let checkpoint = text(&dir.path().join("run/checkpoint_00000002.safetensors"));
+    let images = Path::new(&data).join("images");
+    std::fs::create_dir(images.join("more")).unwrap();
+    std::fs::copy(images.join("train_00001.png"), images.join("more/train_00001.png")).unwrap();
+    std::fs::write(images.join("train_00002.png"), "no picture").unwrap();
+    std::fs::write(images.join("notes.txt"), "no picture either").unwrap();
+    let out = dir.path().join("out");
+
+    let options = ["--score", "0.0", "--batch", "3", "--workers", "2", "--jsonl", "--out-dir"];
+    let output = cbn(&[&["detect", &checkpoint, &text(&images)][..], &options, &[&text(&out)]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("train_00002.png: ") && told.contains("1 of 7 pictures could not be used"), "{told}");
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = lines.iter().map(|line| line["file_name"].as_str().unwrap()).collect();
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    assert_eq!((names.len(), &names), (7, &sorted));
+    assert_eq!(lines.iter().filter(|line| line.get("error").is_some()).count(), 1);
+    assert!(out.join("train_00001.png").is_file() && out.join("more/train_00001.png").is_file());
+    assert!(!out.join("train_00002.png").exists());
+    let file: Vec<serde_json::Value> =
+        serde_json::from_str(&std::fs::read_to_string(out.join("detections.json")).unwrap()).unwrap();
+    assert_eq!(file, lines);
+
+    // With one reader and nothing written: the same detections.
+    let output = cbn(&["detect", &checkpoint, &text(&images), "--score", "0.0", "--batch", "3", "--jsonl"]);
+    let alone = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(alone.lines().count(), lines.len());
+    for (line, batched) in alone.lines().zip(&lines) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line.get("overlay").is_none());
+        assert_eq!(line.get("detections"), batched.get("detections"));
+    }
+    assert!(fails(&["detect", &checkpoint, &text(dir.path()), &run, "--jsonl"]).contains("holds no JPEG or PNG files"));
+}

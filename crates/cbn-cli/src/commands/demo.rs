@@ -80,9 +80,9 @@ fn draw_overlays(checkpoint: &Path, data: &DataPaths, dir: &Path, device: &Devic
     for image in val.images.iter().take(NUM_OVERLAYS) {
         let source = val.image_path(image);
         let picture = read_rgb(&source).with_context(|| format!("cannot use {}", source.display()))?;
-        let found = detect_in(&model, &picture, &source, device, OVERLAY_SCORE);
+        let found = detect_in(&model, &[&picture], device, OVERLAY_SCORE).concat();
         let path = overlays.join(&image.file_name).with_extension("png");
-        draw(&model, &picture, &found, &path)?;
+        draw(&model.categories, &picture, &found, &path)?;
         paths.push(path);
     }
     Ok(paths)

@@ -1,17 +1,20 @@
 //! `cbn detect`: find objects in pictures.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
-use cbn_detection::data::{TestBatch, read_rgb};
+use cbn_detection::data::{Category, ImageError, TestBatch, read_rgb};
 use cbn_detection::eval::{CocoDetection, collect};
 use cbn_detection::structures::ImageSize;
 use cbn_report::overlay::{Item, Scale, class_color, render};
 use image::RgbImage;
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::cli::DetectArgs;
@@ -19,15 +22,31 @@ use crate::model_file::TrainedModel;
 
 /// Pictures whose longer side is at most half of this are enlarged.
 const MIN_SIDE_PX: u32 = 1024;
+/// What folders are searched for.
+const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
 
-/// What was found in one picture; an element of detections.json.
+/// A file, and where its overlay goes.
+struct Task {
+    path: PathBuf,
+    overlay: Option<PathBuf>,
+}
+
+/// One picture in detections.json, or one line of the stream.
 #[derive(Serialize)]
-struct PictureRecord<'a> {
-    file_name: String,
-    width: u32,
-    height: u32,
-    overlay: String,
-    detections: Vec<NamedDetection<'a>>,
+#[serde(untagged)]
+enum PictureRecord<'a> {
+    Seen {
+        file_name: String,
+        width: u32,
+        height: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        overlay: Option<String>,
+        detections: Vec<NamedDetection<'a>>,
+    },
+    Unusable {
+        file_name: String,
+        error: String,
+    },
 }
 
 #[derive(Serialize)]
@@ -39,65 +58,137 @@ struct NamedDetection<'a> {
 
 pub fn run(args: &DetectArgs) -> Result<()> {
     let device = args.device.open()?;
-    let overlays = overlay_paths(&args.images, &args.out_dir)?;
-    fs::create_dir_all(&args.out_dir).with_context(|| format!("cannot write to {}", args.out_dir.display()))?;
-    let json_path = args.out_dir.join("detections.json");
-    let json = File::create(&json_path).with_context(|| format!("cannot write {}", json_path.display()))?;
+    let tasks = tasks(args)?;
+    let json = args.out_dir.as_deref().map(open_json).transpose()?;
     let model = TrainedModel::load(&args.checkpoint, &device)?;
-
-    let mut records = Vec::new();
-    for (path, overlay_path) in args.images.iter().zip(&overlays) {
-        let picture = read_rgb(path).with_context(|| format!("cannot use {}", path.display()))?;
-        let found = detect_in(&model, &picture, path, &device, args.score);
-        draw(&model, &picture, &found, overlay_path)?;
-        println!("{}: {} objects -> {}", path.display(), found.len(), overlay_path.display());
-        records.push(PictureRecord {
-            file_name: path.display().to_string(),
-            width: picture.width(),
-            height: picture.height(),
-            overlay: overlay_path.display().to_string(),
-            detections: found
-                .into_iter()
-                .map(|detection| NamedDetection { category: class_name(&model, &detection), detection })
-                .collect(),
-        });
+    let (mut records, mut num_unusable) = (Vec::new(), 0);
+    let result = thread::scope(|scope| -> Result<()> {
+        let readers: Vec<_> = (0..args.workers.get())
+            .map(|worker| {
+                let (sender, pictures) = sync_channel(2 * args.batch.get());
+                let tasks = &tasks;
+                scope.spawn(move || {
+                    let own = tasks.iter().skip(worker).step_by(args.workers.get());
+                    // An error from `send` means that nobody listens any more.
+                    let _ = own.map(|task| read_rgb(&task.path)).try_for_each(|picture| sender.send(picture));
+                });
+                pictures
+            })
+            .collect();
+        let places: Vec<usize> = (0..tasks.len()).collect();
+        for batch in places.chunks(args.batch.get()) {
+            for record in detect_batch(&model, (&tasks, batch), &readers, &device, args.score)? {
+                num_unusable += usize::from(matches!(record, PictureRecord::Unusable { .. }));
+                tell(&record, args.jsonl)?;
+                if json.is_some() {
+                    records.push(record);
+                }
+            }
+        }
+        Ok(())
+    });
+    result?;
+    if let Some((path, file)) = json {
+        let mut file = BufWriter::new(file);
+        serde_json::to_writer_pretty(&mut file, &records)?;
+        file.flush().with_context(|| format!("cannot write {}", path.display()))?;
+        eprintln!("{}", path.display());
     }
-    let mut json = BufWriter::new(json);
-    serde_json::to_writer_pretty(&mut json, &records)?;
-    json.flush().with_context(|| format!("cannot write {}", json_path.display()))?;
-    println!("{}", json_path.display());
+    ensure!(num_unusable == 0, "{num_unusable} of {} pictures could not be used; see above", tasks.len());
     Ok(())
 }
 
-/// What the detector finds in a picture with at least this score, in the picture's pixels.
-pub fn detect_in(
-    model: &TrainedModel,
-    picture: &RgbImage,
-    path: &Path,
+/// Takes a batch from its readers, and makes a record of each of its pictures, in order.
+fn detect_batch<'a>(
+    model: &'a TrainedModel,
+    (tasks, batch): (&[Task], &[usize]),
+    readers: &[Receiver<Result<RgbImage, ImageError>>],
     device: &Device,
     score: f64,
-) -> Vec<CocoDetection> {
-    let batch = TestBatch::from_image(picture, path.display().to_string(), &model.plan.transform);
+) -> Result<Vec<PictureRecord<'a>>> {
+    let pictures: Vec<Result<RgbImage, ImageError>> = batch
+        .iter()
+        .map(|place| readers[place % readers.len()].recv().context("a thread that reads pictures ended early"))
+        .collect::<Result<_>>()?;
+    let usable: Vec<&RgbImage> = pictures.iter().flatten().collect();
+    let mut found = detect_in(model, &usable, device, score).into_iter();
+    let seen: Vec<_> = batch
+        .iter()
+        .zip(&pictures)
+        .map(|(&place, picture)| {
+            let found = if picture.is_ok() { found.next().unwrap_or_default() } else { Vec::new() };
+            (&tasks[place], picture, found)
+        })
+        .collect();
+    let categories = &model.categories;
+    seen.into_par_iter().map(|(task, picture, found)| record(categories, task, picture.as_ref(), found)).collect()
+}
+
+fn record<'a>(
+    categories: &'a [Category],
+    task: &Task,
+    picture: Result<&RgbImage, &ImageError>,
+    found: Vec<CocoDetection>,
+) -> Result<PictureRecord<'a>> {
+    let file_name = task.path.display().to_string();
+    let picture = match picture {
+        Ok(picture) => picture,
+        Err(error) => return Ok(PictureRecord::Unusable { file_name, error: error.to_string() }),
+    };
+    if let Some(overlay) = &task.overlay {
+        draw(categories, picture, &found, overlay)?;
+    }
+    let named = |detection: CocoDetection| NamedDetection { category: class_name(categories, &detection), detection };
+    Ok(PictureRecord::Seen {
+        file_name,
+        width: picture.width(),
+        height: picture.height(),
+        overlay: task.overlay.as_ref().map(|path| path.display().to_string()),
+        detections: found.into_iter().map(named).collect(),
+    })
+}
+
+fn tell(record: &PictureRecord<'_>, as_json: bool) -> Result<()> {
+    if let PictureRecord::Unusable { error, .. } = record {
+        eprintln!("cbn: {error}");
+    }
+    if as_json {
+        println!("{}", serde_json::to_string(record)?);
+    } else if let PictureRecord::Seen { file_name, overlay, detections, .. } = record {
+        let arrow = overlay.as_ref().map_or_else(String::new, |overlay| format!(" -> {overlay}"));
+        println!("{file_name}: {} objects{arrow}", detections.len());
+    }
+    Ok(())
+}
+
+/// What the detector finds in each picture with at least this score, in the picture's pixels.
+pub fn detect_in(model: &TrainedModel, pictures: &[&RgbImage], device: &Device, score: f64) -> Vec<Vec<CocoDetection>> {
+    if pictures.is_empty() {
+        return Vec::new();
+    }
+    let named: Vec<(&RgbImage, String)> = pictures.iter().map(|picture| (*picture, String::new())).collect();
+    let batch = TestBatch::from_images(&named, &model.plan.transform);
     let category_ids: Vec<u64> = model.categories.iter().map(|category| category.id).collect();
     let found = model.detector.detect(&batch.images.to_device(device));
-    let mut found: Vec<CocoDetection> = found
-        .iter()
-        .zip(&batch.metas)
-        .flat_map(|(detections, meta)| collect(detections, meta, &category_ids))
-        .collect();
-    found.retain(|detection| detection.score >= score);
-    found
+    let of_picture = found.iter().zip(&batch.metas).map(|(detections, meta)| {
+        let mut found = collect(detections, meta, &category_ids);
+        found.retain(|detection| detection.score >= score);
+        // Ids belong to data sets; these pictures are told by their names.
+        found.iter_mut().for_each(|detection| detection.image_id = 0);
+        found
+    });
+    of_picture.collect()
 }
 
 /// Writes a picture with what was found in it.
-pub fn draw(model: &TrainedModel, picture: &RgbImage, found: &[CocoDetection], path: &Path) -> Result<()> {
+pub fn draw(categories: &[Category], picture: &RgbImage, found: &[CocoDetection], path: &Path) -> Result<()> {
     let size = ImageSize::new(picture.height() as usize, picture.width() as usize);
     let item = |detection: &CocoDetection| -> Result<Item> {
-        let class = model.categories.iter().position(|category| category.id == detection.category_id).unwrap_or(0);
+        let class = categories.iter().position(|category| category.id == detection.category_id).unwrap_or(0);
         Ok(Item {
             bbox: detection.bbox,
             mask: detection.mask(size)?,
-            label: format!("{} {:.2}", class_name(model, detection), detection.score),
+            label: format!("{} {:.2}", class_name(categories, detection), detection.score),
             color: class_color(class),
         })
     };
@@ -106,25 +197,71 @@ pub fn draw(model: &TrainedModel, picture: &RgbImage, found: &[CocoDetection], p
     overlay.save(path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn class_name<'a>(model: &'a TrainedModel, detection: &CocoDetection) -> &'a str {
-    let category = model.categories.iter().find(|category| category.id == detection.category_id);
+fn class_name<'a>(categories: &'a [Category], detection: &CocoDetection) -> &'a str {
+    let category = categories.iter().find(|category| category.id == detection.category_id);
     category.map_or("?", |category| &category.name)
 }
 
-/// One PNG per picture, named after it.
-fn overlay_paths(images: &[PathBuf], out_dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut taken = HashSet::new();
-    images
-        .iter()
-        .map(|image| {
-            let stem = image.file_stem().with_context(|| format!("{} is not a file name", image.display()))?;
-            let path = out_dir.join(stem).with_extension("png");
-            anyhow::ensure!(
-                taken.insert(path.clone()),
-                "two pictures are named {}: their overlays would overwrite each other",
-                stem.to_string_lossy()
-            );
-            Ok(path)
-        })
-        .collect()
+fn open_json(out_dir: &Path) -> Result<(PathBuf, File)> {
+    let path = out_dir.join("detections.json");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok((path, file))
+}
+
+/// The files, those of folders by name; overlays keep the folders' structure. Makes the directories for them.
+fn tasks(args: &DetectArgs) -> Result<Vec<Task>> {
+    let overlays = args.out_dir.as_ref().filter(|_| !args.no_overlays);
+    if let Some(dir) = &args.out_dir {
+        fs::create_dir_all(dir).with_context(|| format!("cannot write to {}", dir.display()))?;
+    }
+    let mut taken: HashMap<PathBuf, PathBuf> = HashMap::new();
+    let mut tasks = Vec::new();
+    for given in &args.images {
+        let (paths, base) = if given.is_dir() {
+            (pictures_in(given)?, given.as_path())
+        } else {
+            (vec![given.clone()], given.parent().unwrap_or(given))
+        };
+        if paths.is_empty() {
+            bail!("{} holds no JPEG or PNG files", given.display());
+        }
+        for path in paths {
+            let overlay = match overlays {
+                Some(dir) => Some(overlay_path(&path, base, dir, &mut taken)?),
+                None => None,
+            };
+            tasks.push(Task { path, overlay });
+        }
+    }
+    Ok(tasks)
+}
+
+fn overlay_path(path: &Path, base: &Path, dir: &Path, taken: &mut HashMap<PathBuf, PathBuf>) -> Result<PathBuf> {
+    let overlay = dir.join(path.strip_prefix(base).unwrap_or(path)).with_extension("png");
+    if let Some(parent) = overlay.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot write to {}", parent.display()))?;
+    }
+    if let Some(other) = taken.insert(overlay.clone(), path.to_owned()) {
+        bail!("{} and {} would have the same overlay {}", other.display(), path.display(), overlay.display());
+    }
+    Ok(overlay)
+}
+
+/// The pictures of a folder and of those in it, by path.
+fn pictures_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let failed = || format!("cannot read {}", folder.display());
+        for entry in fs::read_dir(&folder).with_context(failed)? {
+            let path = entry.with_context(failed)?.path();
+            let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+            if path.is_dir() {
+                folders.push(path);
+            } else if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
+                found.insert(path);
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
 }

@@ -7,5 +7,6 @@ pub mod detect;
 pub mod eval;
 pub mod export;
 pub mod recipe;
+pub mod report;
 pub mod test;
 pub mod train;

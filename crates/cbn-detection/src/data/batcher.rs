@@ -46,17 +46,24 @@ impl TestBatch {
 
     /// A batch of one decoded image; its id is 0.
     pub fn from_image(image: &RgbImage, file_name: String, config: &TransformConfig) -> Self {
-        let transform = config.for_test(size_of(image));
-        Self {
-            images: pad(&[transform.apply_to_image(image)], config),
-            metas: vec![ImageMeta {
-                image_id: 0,
-                file_name,
+        Self::from_images(&[(image, file_name)], config)
+    }
+
+    /// A batch of decoded images and their names; their ids are 0, 1, ...
+    pub fn from_images(pictures: &[(&RgbImage, String)], config: &TransformConfig) -> Self {
+        let (mut images, mut metas) = (Vec::new(), Vec::new());
+        for (image_id, (image, file_name)) in (0..).zip(pictures) {
+            let transform = config.for_test(size_of(image));
+            images.push(transform.apply_to_image(image));
+            metas.push(ImageMeta {
+                image_id,
+                file_name: file_name.clone(),
                 original: transform.original,
                 scale: transform.scale(),
                 conventions: config.conventions,
-            }],
+            });
         }
+        Self { images: pad(&images, config), metas }
     }
 
     /// Reads and transforms the images at these places of the data set.

@@ -285,8 +285,8 @@ fn errors(engine: &COCOeval) -> Result<Vec<ErrorKind>, EvalError> {
         ("Dupe", "found twice"),
         ("Bkg", "background"),
         ("Miss", "missed"),
-        ("FP", "all that is not there"),
-        ("FN", "all that is not found"),
+        ("FP", "every false detection"),
+        ("FN", "every miss"),
     ];
     let found = engine.tide_errors(CORRECT_IOU, BACKGROUND_IOU)?;
     let kind = |(key, name)| ErrorKind {

@@ -36,6 +36,12 @@ impl Canvas {
         (self.pixels.width() as f32, self.pixels.height() as f32)
     }
 
+    /// Height of letters that suits the picture.
+    pub(super) fn text_px(&self) -> f32 {
+        let (width, height) = self.size();
+        (width.max(height) / 55.0).clamp(12.0, 32.0)
+    }
+
     pub(super) fn fill(&mut self, path: &Path, color: Color, opacity: f32) {
         self.pixels.fill_path(path, &paint(color, opacity), FillRule::EvenOdd, Transform::identity(), None);
     }

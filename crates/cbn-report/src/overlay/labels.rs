@@ -25,13 +25,16 @@ impl Place {
 }
 
 /// A place for each item's label, the first items first; none where the label is empty or every place is taken.
-pub(super) fn places(canvas: &Canvas, items: &[Item], factor: f32, line_px: f32) -> Vec<Option<Place>> {
+///
+/// `sizes` are picture pixels per item pixel, the line's width and the letters' height.
+pub(super) fn places(canvas: &Canvas, items: &[Item], sizes: [f32; 3]) -> Vec<Option<Place>> {
+    let [factor, line_px, text_px] = sizes;
     let mut taken: Vec<Place> = Vec::new();
     let mut places = Vec::with_capacity(items.len());
     for item in items {
         let place = item.bbox.filter(|_| !item.label.is_empty()).and_then(|bbox| {
             let bbox = bbox.map(|value| value as f32 * factor);
-            candidates(canvas, &item.label, bbox, line_px)
+            candidates(canvas, &item.label, bbox, [line_px, text_px])
                 .into_iter()
                 .find(|place| !taken.iter().any(|other| place.overlaps(other)))
         });
@@ -42,9 +45,13 @@ pub(super) fn places(canvas: &Canvas, items: &[Item], factor: f32, line_px: f32)
 }
 
 /// Above the box, inside at its top, below it: those that lie in the picture.
-fn candidates(canvas: &Canvas, label: &str, [x, y, _, box_height]: [f32; 4], line_px: f32) -> Vec<Place> {
+fn candidates(
+    canvas: &Canvas,
+    label: &str,
+    [x, y, _, box_height]: [f32; 4],
+    [line_px, text_px]: [f32; 2],
+) -> Vec<Place> {
     let (right_end, bottom_end) = canvas.size();
-    let text_px = (right_end.max(bottom_end) / 55.0).clamp(12.0, 32.0);
     let (width, height) = (canvas.text_width(label, text_px) + text_px * 0.5, text_px * 1.2);
     let left = x.min(right_end - width).max(0.0);
     let tops = [y - height, y + line_px, y + box_height];

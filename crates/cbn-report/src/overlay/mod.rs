@@ -47,6 +47,14 @@ impl Scale {
             Self::Exactly(side) => side as f32 / longer as f32,
         }
     }
+
+    /// How much thicker lines and larger letters are than on a picture of its own: small pictures are shown smaller still.
+    fn strength(self) -> f32 {
+        match self {
+            Self::AtLeast(_) => 1.0,
+            Self::Exactly(_) => 1.5,
+        }
+    }
 }
 
 /// The picture with masks, boxes and labels, the first item on top.
@@ -59,11 +67,13 @@ pub fn render(picture: &RgbImage, items: &[Item], scale: Scale) -> RgbImage {
     let resized =
         image::imageops::resize(picture, side(picture.width()), side(picture.height()), FilterType::CatmullRom);
     let mut canvas = Canvas::new(&resized);
-    let line_px = (resized.width().max(resized.height()) as f32 / 400.0).clamp(1.25, 4.0);
+    let strength = scale.strength();
+    let line_px = (resized.width().max(resized.height()) as f32 / 400.0).clamp(1.25, 4.0) * strength;
     for item in items.iter().rev() {
         draw_shape(&mut canvas, item, factor, line_px);
     }
-    for (item, place) in items.iter().zip(labels::places(&canvas, items, factor, line_px)) {
+    let text_px = canvas.text_px() * strength;
+    for (item, place) in items.iter().zip(labels::places(&canvas, items, [factor, line_px, text_px])) {
         if let Some(place) = place {
             labels::draw(&mut canvas, item, place);
         }
@@ -144,7 +154,7 @@ mod tests {
     fn labels_avoid_each_other_and_the_pictures_border() {
         let boxes = [item([10.0, 0.0, 60.0, 60.0], "first 0.99"), item([10.0, 1.0, 60.0, 60.0], "second 0.98")];
         let canvas = Canvas::new(&black(600, 400));
-        let places = labels::places(&canvas, &boxes, 1.0, 1.5);
+        let places = labels::places(&canvas, &boxes, [1.0, 1.5, 12.0]);
         let (first, second) = (places[0].unwrap(), places[1].unwrap());
         assert!(first.top >= 0.0, "there is no room above the first box");
         assert!(
@@ -152,7 +162,7 @@ mod tests {
             "{first:?} {second:?}"
         );
         let long = item([500.0, 100.0, 90.0, 50.0], "a long label in the corner");
-        let place = labels::places(&canvas, &[long], 1.0, 1.5)[0].unwrap();
+        let place = labels::places(&canvas, &[long], [1.0, 1.5, 12.0])[0].unwrap();
         assert!(place.left + place.width <= 600.0, "{place:?}");
     }
 
