@@ -134,7 +134,7 @@ mod tests {
             "\n",
             r#"{"event":"iteration","iteration":2,"loss":null,"from_the_future":[1]}"#,
             "\n",
-            r#"{"event":"iterat"#,
+            r#"{"event":"iter"#,
         ))
         .unwrap();
         let losses: Vec<(usize, Option<f64>)> =
