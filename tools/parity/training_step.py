@@ -36,6 +36,13 @@ LOSSES = {
     "loss_box_reg": "roi_box",
     "loss_mask": "roi_mask",
 }
+# Of thousands of proposals two always tie within rounding, change places, and others are sampled from there on.
+PRE_NMS, POST_NMS, SAMPLED = 200, 120, 64
+SETTINGS = [
+    f"model.rpn.train_proposals.pre_nms_top_n={PRE_NMS}",
+    f"model.rpn.train_proposals.post_nms_top_n={POST_NMS}",
+    f"model.box_head.batch_size_per_image={SAMPLED}",
+]
 FROZEN = ("backbone.body.conv1", "backbone.body.layer1")
 
 spec = importlib.util.spec_from_file_location("detections", HERE / "torchvision.py")
@@ -80,6 +87,8 @@ def step(model, images, targets):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(FROZEN))
     torch.randperm = by_hash
+    model.rpn._pre_nms_top_n["training"], model.rpn._post_nms_top_n["training"] = PRE_NMS, POST_NMS
+    model.roi_heads.fg_bg_sampler.batch_size_per_image = SAMPLED
     features = model.backbone(images.tensors)
     proposals, losses = model.rpn(images, features, targets)
     losses |= model.roi_heads(features, proposals, images.image_sizes, targets)[1]
@@ -96,7 +105,7 @@ def compare(program, data, seed, args):
         torch.save(model.state_dict(), weights)
         save_batch(batch, images, targets)
         recipe = detections.RECIPES / f"{NAME}.toml"
-        subprocess.run([program, recipe, weights, batch, out], check=True)
+        subprocess.run([program, recipe, weights, batch, out, *SETTINGS], check=True)
         ours = load_file(out)
     losses, gradients = step(model, images, targets)
     is_good = True

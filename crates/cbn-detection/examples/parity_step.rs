@@ -1,6 +1,6 @@
 //! Our side of `tools/parity/training_step.py`: losses and gradients of one step on a given batch.
 //!
-//! usage: `parity_step RECIPE WEIGHTS BATCH OUT`
+//! usage: `parity_step RECIPE WEIGHTS BATCH OUT [KEY=VALUE ...]`; KEY=VALUE changes the recipe
 //!
 //! WEIGHTS is a torchvision detector, BATCH (`.safetensors`) has `pixels [B, H, W, 3]`, `sizes [B, 2]` and, per image i, `boxes_i [N, 4]`,
 //! `labels_i [N]` and `masks_i [N, H_i, W_i]`. OUT (`.safetensors`) gets `loss.NAME` and the gradients under torchvision's names.
@@ -86,13 +86,13 @@ impl Batch {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [recipe, weights, batch, out] = arguments.as_slice() else {
-        return Err("usage: parity_step RECIPE WEIGHTS BATCH OUT".into());
+    let [recipe, weights, batch, out, settings @ ..] = arguments.as_slice() else {
+        return Err("usage: parity_step RECIPE WEIGHTS BATCH OUT [KEY=VALUE ...]".into());
     };
     let device = Device::flex().autodiff();
     let weights = StateDict::read(Path::new(weights))?;
     let num_classes = LoadConfig::default().num_classes(&weights)?.ok_or("the weights are of no detector")?;
-    let recipe = Recipe::load(Path::new(recipe), &[])?;
+    let recipe = Recipe::load(Path::new(recipe), settings)?;
     let plan = resolve(&recipe, DataFacts { num_classes, iterations_per_epoch: 1 })?;
     let detector = LoadConfig::default().load_detector(Detector::init(&plan.model, &device), &weights)?.module;
 
