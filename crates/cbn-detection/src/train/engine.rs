@@ -118,6 +118,7 @@ impl Trainer {
         let detector = freeze(detector, &self.config.freeze)?;
         let (mut run, restored) = self.start(detector, observer);
         self.agree(restored)?;
+        parallel::check_same_weights(&run.detector, run.iteration, &self.peers)?;
         let start = Record::Start {
             iteration: run.iteration,
             num_iterations: self.config.num_iterations,

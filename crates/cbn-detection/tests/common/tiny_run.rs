@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::tensor::Device;
 use cbn::process_group::Peers;
 use cbn_detection::data::synthetic::{SyntheticConfig, generate};
-use cbn_detection::data::{DataPaths, Dataset, Split, TestLoader, TrainLoader};
+use cbn_detection::data::{DataPaths, Dataset, LoaderConfig, Shard, Split, TestLoader, TrainLoader};
 use cbn_detection::eval::{EvalConfig, Evaluator, IouType};
 use cbn_detection::model::Detector;
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve, train_loader};
@@ -84,25 +84,36 @@ impl Data {
     }
 
     pub fn trainer(&self, assignments: &[&str], work_dir: WorkDir) -> (Plan, Trainer) {
+        self.trainer_among(assignments, work_dir, &Peers::default())
+    }
+
+    pub fn trainer_among(&self, assignments: &[&str], work_dir: WorkDir, peers: &Peers) -> (Plan, Trainer) {
+        let shard = Shard { rank: peers.rank(), count: peers.size() };
         let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
         let recipe = Recipe::parse(RECIPE, Path::new("test.toml"), &assignments).unwrap();
         let (train, val) = (self.load(Split::Train), self.load(Split::Val));
-        let loader = TrainLoader::new(train.clone(), recipe.data.transform.clone(), train_loader(&recipe)).unwrap();
+        let loader = TrainLoader::new(
+            train.clone(),
+            recipe.data.transform.clone(),
+            LoaderConfig { shard, ..train_loader(&recipe) },
+        )
+        .unwrap();
         let facts = DataFacts::new(&recipe, 3, loader.batches_per_epoch());
         let plan = resolve(&recipe, facts).unwrap();
-        let test_loader = TestLoader::new(val, plan.transform.clone(), plan.test_loader.clone()).unwrap();
+        let test_loader =
+            TestLoader::new(val, plan.transform.clone(), LoaderConfig { shard, ..plan.test_loader.clone() }).unwrap();
         let kinds = vec![IouType::Bbox, IouType::Segm];
         let trainer = Trainer {
             config: plan.train.clone(),
             loader,
-            evaluator: Evaluator::new(test_loader, kinds, EvalConfig::default()).unwrap(),
+            evaluator: Evaluator::new(test_loader, kinds, EvalConfig::default()).unwrap().among(peers),
             work_dir,
             categories: train.categories.clone(),
             plan: serde_json::to_value(&plan).unwrap(),
             device: Device::flex(),
             stop: StopRequest::default(),
             max_iterations: None,
-            peers: Peers::default(),
+            peers: peers.clone(),
         };
         (plan, trainer)
     }
@@ -112,8 +123,12 @@ impl Data {
 static STARTING: Mutex<()> = Mutex::new(());
 
 pub fn start(plan: &Plan) -> Detector {
+    start_among(plan, &Peers::default())
+}
+
+pub fn start_among(plan: &Plan, peers: &Peers) -> Detector {
     let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-    initial_detector(&plan.model, plan.train.seed, &Device::flex())
+    initial_detector(&plan.model.clone().among(peers), plan.train.seed, &Device::flex())
 }
 
 pub fn train(plan: &Plan, trainer: &Trainer) -> Result<NamedTensors, TrainError> {
