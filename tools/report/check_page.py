@@ -1,7 +1,7 @@
 """Opens a report of `cbn report` in headless Chromium and looks whether it works.
 
     pip install playwright==1.65.2          # and Debian's package chromium, or --chromium PATH
-    python tools/report/check_page.py work_dirs/run/report.html --screenshots /tmp/shots
+    python tools/report/check_page.py work_dirs/run/report.html --screenshots shots
 
 Fails (exit 1) if the page asks for anything outside itself, an error reaches the console, a chart is empty, a table does not sort, a picture does not
 load, or the page is wider than the screen, on a desktop and on a phone. Screenshots: the top of the page on both.
