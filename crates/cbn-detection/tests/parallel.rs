@@ -135,8 +135,10 @@ fn twenty_steps_are_the_same_on_one_two_and_four_processes() {
     });
     assert_eq!(of_sizes[0].len(), 20);
     let differences = [1, 2].map(|i| largest_difference(&of_sizes[i], &of_sizes[0]));
-    // Gradients that differ by 1e-6 of their length lead apart step by step: 5e-5 on two and 2e-4 on four when this was written.
-    assert!(differences.iter().all(|&difference| difference < 1e-3), "{differences:?}");
+    // Gradients that differ by 1e-6 of their length lead apart step by step. The bar is 1e-4 for both; four processes miss it (2e-4 when this
+    // was written, docs/scaling.md says so), and the second limit keeps that from growing unseen.
+    let [of_two, of_four] = differences;
+    assert!(of_two < 1e-4 && of_four < 4e-4, "{differences:?}");
 }
 
 #[test]
