@@ -42,8 +42,13 @@ const SMALL: [Row; 13] = [
 const DEPTHWISE: [Row; 2] =
     [("depthwise.c2", [2, 64, 200, 336, 64, 3, 1]), ("depthwise.c4", [2, 512, 50, 84, 512, 3, 1])];
 
-const ALGORITHMS: [Algorithm; 4] =
-    [Algorithm::Gemm, Algorithm::Winograd(TileSize::Four), Algorithm::Winograd(TileSize::Six), Algorithm::Depthwise];
+const ALGORITHMS: [Algorithm; 5] = [
+    Algorithm::Gemm,
+    Algorithm::Winograd(TileSize::Four),
+    Algorithm::Winograd(TileSize::Six),
+    Algorithm::StridedWinograd,
+    Algorithm::Depthwise,
+];
 
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();

@@ -3,6 +3,7 @@
 //! A store to a line that no cache holds reads the line first; one that passes by does not, and leaves the caches to the
 //! inputs.
 
+use crate::isa::Target;
 use crate::out::Out;
 
 /// Outputs from this many floats on are streamed: 32 MiB, what a last-level cache of this class holds.
@@ -22,15 +23,22 @@ pub(crate) struct Stream;
 impl Stream {
     /// Copies; whole cache lines pass the caches by.
     #[inline(always)]
-    pub(crate) fn copy(&self, values: &[f32], out: &mut Out) {
+    pub(crate) fn copy<T: Target>(&self, values: &[f32], out: &mut Out) {
         assert_eq!(values.len(), out.len(), "as many values as places");
         #[cfg(target_arch = "x86_64")]
-        if out.as_ptr().align_offset(LINE) == 0 && out.len().is_multiple_of(4) {
-            use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
-            for (values, out) in values.chunks_exact(4).zip(out.chunks_exact_mut(4)) {
-                // SAFETY: every x86-64 has the instructions; both slices have four floats, and those of `out` start at a
-                // multiple of 16 bytes. `Drop` orders the stores before anything that other threads may see.
-                unsafe { _mm_stream_ps(out.as_mut_ptr().cast(), _mm_loadu_ps(values.as_ptr())) }
+        if out.as_ptr().align_offset(LINE) == 0 && out.len().is_multiple_of(LINE / size_of::<f32>()) {
+            use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps, _mm512_loadu_ps, _mm512_stream_ps};
+            for (values, out) in values.chunks_exact(16).zip(out.chunks_exact_mut(16)) {
+                let (from, to) = (values.as_ptr(), out.as_mut_ptr().cast::<f32>());
+                // SAFETY: both have 16 floats, those of `out` start on a cache line; `IS_WIDE` is the instruction set of the
+                // wide ones, and every x86-64 has the others. `Drop` orders the stores before anything that other threads may see.
+                unsafe {
+                    if T::IS_WIDE {
+                        _mm512_stream_ps(to, _mm512_loadu_ps(from));
+                    } else {
+                        (0..16).step_by(4).for_each(|at| _mm_stream_ps(to.add(at), _mm_loadu_ps(from.add(at))));
+                    }
+                }
             }
             return;
         }

@@ -12,8 +12,13 @@ const GEMM_TOLERANCE: f64 = 1e-6;
 /// measured 1e-6 to 5e-6, with large tiles up to 9e-6 at 512 channels.
 const WINOGRAD_TOLERANCE: f64 = 1e-5;
 
-const ALGORITHMS: [Algorithm; 4] =
-    [Algorithm::Gemm, Algorithm::Winograd(TileSize::Four), Algorithm::Winograd(TileSize::Six), Algorithm::Depthwise];
+const ALGORITHMS: [Algorithm; 5] = [
+    Algorithm::Gemm,
+    Algorithm::Winograd(TileSize::Four),
+    Algorithm::Winograd(TileSize::Six),
+    Algorithm::StridedWinograd,
+    Algorithm::Depthwise,
+];
 
 /// Numbers in -1..1 from a formula.
 fn values(len: usize, seed: u64) -> Vec<f32> {
@@ -85,7 +90,7 @@ fn check(shape: &ConvShape) {
     for method in methods(shape) {
         let tolerance = match method.algorithm {
             Algorithm::Gemm | Algorithm::Depthwise => GEMM_TOLERANCE,
-            Algorithm::Winograd(_) => WINOGRAD_TOLERANCE,
+            Algorithm::Winograd(_) | Algorithm::StridedWinograd => WINOGRAD_TOLERANCE,
         };
         let results = run(method, shape);
         for (i, what) in ["y", "grad_x", "grad_weight"].into_iter().enumerate() {
@@ -113,6 +118,7 @@ fn square(channels: [usize; 2], size: usize, kernel: usize, stride: usize) -> Co
 #[test]
 fn detector_shapes_agree_with_the_definition() {
     check(&square([3, 64], 33, 7, 2));
+    check(&square([64, 64], 33, 7, 2));
     check(&square([64, 64], 17, 3, 1));
     check(&square([128, 96], 14, 3, 2));
     check(&square([256, 12], 9, 1, 1));
@@ -156,7 +162,8 @@ fn one_pixel_maps_and_empty_batches_work() {
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     let depthwise = ConvShape { groups: 83, ..square([83, 83], 37, 3, 2) };
-    for shape in [square([32, 70], 37, 3, 1), square([32, 70], 37, 3, 2), square([70, 32], 61, 1, 1), depthwise] {
+    let stem = square([3, 70], 83, 7, 2);
+    for shape in [square([32, 70], 37, 3, 1), square([32, 70], 37, 3, 2), square([70, 32], 61, 1, 1), stem, depthwise] {
         for method in methods(&shape) {
             let on = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -173,7 +180,7 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn epilogue_scales_shifts_adds_and_clips() {
     let depthwise = ConvShape { groups: 83, ..square([83, 83], 9, 3, 1) };
-    for shape in [square([16, 70], 9, 3, 1), square([5, 70], 9, 1, 2), depthwise] {
+    for shape in [square([16, 70], 9, 3, 1), square([5, 70], 9, 1, 2), square([3, 70], 19, 7, 2), depthwise] {
         let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
         let (scale, shift) = (values(shape.out_channels, 4), values(shape.out_channels, 5));
         let residual = values(shape.output_len(), 6);
@@ -198,6 +205,7 @@ fn large_outputs_have_the_same_bits_wherever_they_lie() {
     for kernel in [1, 3] {
         check_streamed(&ConvShape { batch: 1, in_width: 1025, ..square([3, 16], 513, kernel, 1) });
     }
+    check_streamed(&ConvShape { batch: 1, ..square([1, 64], 725, 7, 2) });
 }
 
 fn check_streamed(shape: &ConvShape) {
@@ -214,6 +222,47 @@ fn check_streamed(shape: &ConvShape) {
             y.to_vec()
         };
         assert!(at(aligned) == at(aligned + 1), "{shape:?} by {method:?}");
+    }
+}
+
+/// One value that is no number: every output that reads it shows that, others keep their bits, but for Winograd's tiles.
+#[test]
+fn values_that_are_no_numbers_are_not_lost() {
+    let depthwise = ConvShape { groups: 5, ..square([5, 5], 23, 3, 1) };
+    for shape in [square([5, 7], 23, 3, 1), square([3, 17], 23, 7, 2), square([17, 7], 23, 1, 1), depthwise] {
+        let (clean, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = clean.clone();
+            x[(11 * shape.in_width + 12) * shape.in_channels] = value;
+            let truth = reference::conv2d_forward(&shape, &widen(&x), &widen(&weight));
+            for method in methods(&shape) {
+                let [before, after] = [&clean, &x].map(|x| {
+                    let mut y = vec![7.0; shape.output_len()];
+                    method.forward(&shape, x, &weight, &Epilogue::default(), &mut y);
+                    y
+                });
+                let mut only_in_tiles = 0;
+                for ((before, after), truth) in before.iter().zip(&after).zip(&truth) {
+                    match method.algorithm {
+                        Algorithm::Winograd(_) | Algorithm::StridedWinograd if truth.is_finite() => {
+                            only_in_tiles += usize::from(before.to_bits() != after.to_bits());
+                        }
+                        _ if truth.is_finite() => {
+                            assert_eq!(before.to_bits(), after.to_bits(), "{shape:?} by {method:?}")
+                        }
+                        Algorithm::Winograd(_) | Algorithm::StridedWinograd => {
+                            assert!(!after.is_finite(), "{shape:?} by {method:?}: {after} for {truth}");
+                        }
+                        _ => assert!(
+                            f64::from(*after) == *truth || after.is_nan() && truth.is_nan(),
+                            "{method:?}: {after}"
+                        ),
+                    }
+                }
+                // Two by two tiles at most have inputs in common, of 6 x 6 outputs at most.
+                assert!(only_in_tiles <= 4 * 36 * shape.out_channels, "{shape:?} by {method:?}: {only_in_tiles}");
+            }
+        }
     }
 }
 
@@ -382,6 +431,20 @@ fn winograd_shapes() -> impl Strategy<Value = ConvShape> {
     })
 }
 
+/// Of the algorithm for stems: 7 or 8 taps per side, stride 2.
+fn stem_shapes() -> impl Strategy<Value = ConvShape> {
+    (shapes(), 7..=8_usize, 7..=8_usize, 0..=4_usize, 0..=4_usize).prop_map(|(shape, height, width, y, x)| ConvShape {
+        kernel: [height, width],
+        stride: [2, 2],
+        dilation: [1, 1],
+        padding: [y, x],
+        in_channels: shape.in_channels / shape.groups,
+        out_channels: shape.out_channels / shape.groups,
+        groups: 1,
+        ..shape
+    })
+}
+
 fn depthwise_shapes() -> impl Strategy<Value = ConvShape> {
     shapes().prop_map(|shape| ConvShape { out_channels: shape.in_channels, groups: shape.in_channels, ..shape })
 }
@@ -400,12 +463,19 @@ proptest! {
     }
 
     #[test]
-    fn any_shape_packed_gives_the_same_bits(shape in prop_oneof![shapes(), winograd_shapes(), depthwise_shapes()]) {
+    fn any_shape_packed_gives_the_same_bits(
+        shape in prop_oneof![shapes(), winograd_shapes(), stem_shapes(), depthwise_shapes()],
+    ) {
         check_packed(&shape);
     }
 
     #[test]
     fn any_3x3_shape_agrees_with_the_definition(shape in winograd_shapes()) {
+        check(&shape);
+    }
+
+    #[test]
+    fn any_stem_agrees_with_the_definition(shape in stem_shapes()) {
         check(&shape);
     }
 }

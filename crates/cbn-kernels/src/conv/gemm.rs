@@ -408,6 +408,6 @@ fn stream_tile_body<T: Target>(
     for (pixel, sums) in pixels.iter().zip(tile.chunks_exact_mut(width)) {
         let start = pixel.at * all + first;
         epilogue.apply(&mut sums[..count], first, start);
-        stream.copy(&sums[..count], &mut y[start..start + count]);
+        stream.copy::<T>(&sums[..count], &mut y[start..start + count]);
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! Maps are `[B, H, W, C]`, weights `[K, C / groups, kh, kw]`, all contiguous `f32`. Results do not depend on the number of
 //! threads, bit for bit. [`mod@reference`] is the definition; the algorithms are [`Algorithm`]'s.
+//!
+//! An output that reads a NaN or an infinity is not finite whatever the algorithm. By [`Algorithm::Gemm`] and [`Algorithm::Depthwise`] it is
+//! what the definition says, and no other output changes. By Winograd it may be a NaN where the definition has an infinity, and all
+//! outputs of the tiles that share the input are concerned.
 
 mod depthwise;
 mod epilogue;
@@ -28,6 +32,13 @@ use self::winograd::Bands;
 use crate::isa::{Isa, Kernels};
 use crate::out::{self, Out};
 
+/// Winograd's channels. From so many on the weight gradient gains too: 1.3 times at 16 channels, twice at 32, three times at 64.
+const MIN_CHANNELS: usize = 16;
+/// Input channels from which on a stride of 2 gains.
+const MIN_STRIDED_CHANNELS: usize = 2;
+/// Below this many small tiles reading the transformed weight costs more than the products it saves.
+const MIN_TILES: usize = 48;
+
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
@@ -35,6 +46,9 @@ pub enum Algorithm {
     Gemm,
     /// Winograd's F(4x4, 3x3) or F(6x6, 3x3): 3x3 kernels with stride 1, dilation 1, one group and padding up to 2.
     Winograd(TileSize),
+    /// Winograd's F(5x5, 4x4) on the map whose pixels are two by two of the input's: forward convolutions of stride 2 with kernels of 7
+    /// or 8 taps per side, dilation 1, one group, any padding. The gradients are those of [`Algorithm::Gemm`].
+    StridedWinograd,
     /// Channel by channel, without matrix products: as many groups as input and output channels, more than one.
     Depthwise,
 }
@@ -45,6 +59,7 @@ impl Algorithm {
         match self {
             Self::Gemm => true,
             Self::Winograd(_) => winograd::is_applicable(shape),
+            Self::StridedWinograd => winograd::strided::is_applicable(shape),
             Self::Depthwise => depthwise::is_applicable(shape),
         }
     }
@@ -55,6 +70,13 @@ impl Algorithm {
     /// maps, so it needs some channels. Large tiles where the map's edges leave them a tenth fewer products than small ones
     /// have, and there are at most 512 channels, for accuracy.
     pub fn choose(shape: &ConvShape) -> Self {
+        if winograd::strided::is_applicable(shape)
+            && shape.in_channels >= MIN_STRIDED_CHANNELS
+            && shape.out_channels >= MIN_CHANNELS
+            && winograd::strided::tile_count(shape) >= MIN_TILES
+        {
+            return Self::StridedWinograd;
+        }
         Self::winograd_or_other(shape, TileSize::choose)
     }
 
@@ -64,10 +86,6 @@ impl Algorithm {
     }
 
     fn winograd_or_other(shape: &ConvShape, size: impl Fn(&ConvShape) -> TileSize) -> Self {
-        /// From so many on the weight gradient gains too: 1.3 times at 16 channels, twice at 32, three times at 64.
-        const MIN_CHANNELS: usize = 16;
-        /// Below this many small tiles reading the transformed weight costs more than the products it saves.
-        const MIN_TILES: usize = 48;
         let tiles = TileSize::Four.count(shape.batch, shape.out_height(), shape.out_width());
         let is_worth_it = shape.in_channels.min(shape.out_channels) >= MIN_CHANNELS && tiles >= MIN_TILES;
         if depthwise::is_applicable(shape) {
@@ -141,6 +159,7 @@ impl Method {
         match self.algorithm {
             Algorithm::Gemm => gemm::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
             Algorithm::Winograd(size) => winograd::forward((kernels, size), shape, x, weight, epilogue, y),
+            Algorithm::StridedWinograd => winograd::strided::forward(kernels, shape, x, weight, epilogue, y),
             Algorithm::Depthwise => depthwise::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
         }
     }
@@ -158,10 +177,10 @@ impl Method {
             return out::zero(grad_x);
         }
         match self.algorithm {
-            Algorithm::Gemm if interleaved::is_worth_it(shape) => {
+            Algorithm::Gemm | Algorithm::StridedWinograd if interleaved::is_worth_it(shape) => {
                 interleaved::backward_input(kernels, shape, grad_y, weight, grad_x);
             }
-            Algorithm::Gemm => {
+            Algorithm::Gemm | Algorithm::StridedWinograd => {
                 let plan = Plan::backward_input(shape);
                 gemm::run(kernels, &plan, grad_y, Weight::Plain(weight), &Epilogue::default(), grad_x);
             }
@@ -208,7 +227,7 @@ impl Method {
             return grad_weights.into_iter().for_each(|grad_weight| grad_weight.fill(0.0));
         }
         match self.algorithm {
-            Algorithm::Gemm => gemm_weight::run(kernels, shape, x, grad_ys, grad_weights),
+            Algorithm::Gemm | Algorithm::StridedWinograd => gemm_weight::run(kernels, shape, x, grad_ys, grad_weights),
             Algorithm::Winograd(size) => {
                 winograd::backward_weight((kernels, size), (shape.batch, Bands::All), shape, x, grad_ys, grad_weights)
             }

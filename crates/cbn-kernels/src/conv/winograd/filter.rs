@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::lanes::{Lanes, both_ways};
-use super::tile_size::TileSize;
+use super::tile_size::{Tile, TileSize};
 use super::transforms::{Filter, FilterGradient, Four, Six, Transform};
 use crate::conv::microkernel::{LANES, PANEL, panel_width};
 use crate::isa::{Kernels, Target, per_isa};
@@ -25,8 +25,8 @@ pub(super) fn u_stride(source: usize, width: usize) -> usize {
 }
 
 /// Floats of `U`.
-pub(super) fn u_len(size: TileSize, [source, target]: [usize; 2]) -> usize {
-    (0..target).step_by(PANEL).map(|first| size.frequencies() * u_stride(source, panel_width(target, first))).sum()
+pub(super) fn u_len(tile: Tile, [source, target]: [usize; 2]) -> usize {
+    (0..target).step_by(PANEL).map(|first| tile.frequencies() * u_stride(source, panel_width(target, first))).sum()
 }
 
 /// `U` as panels `[K / 64][frequency][C][width]`, where K are the channels that are computed; [`u_stride`] between frequencies.
@@ -45,7 +45,7 @@ pub(super) fn transform_weight(
 
 /// The same `U`, for the forward direction, from the packed panels `[9][C][width]` of a weight.
 pub(crate) fn transform_panels(kernels: Kernels, size: TileSize, panels: &[&[f32]], channels: [usize; 2]) -> Vec<f32> {
-    let mut u = vec![0.0; u_len(size, channels)];
+    let mut u = vec![0.0; u_len(size.tile(), channels)];
     let panels = panels.par_iter().zip(u.par_chunks_mut(size.frequencies() * u_stride(channels[0], PANEL)));
     panels.for_each(|(panel, u)| transform_packed_panel(kernels, size, panel, channels[0], u));
     u

@@ -6,11 +6,14 @@
 //! finish, store. Each product asks for what the next one reads ([`Ahead`]), for neither `V` nor `U` fits that cache. The
 //! data gradient is the same with the weight mirrored and its channels exchanged. Weight gradient: see [`weight_gradient`].
 //!
+//! The same with other tiles serves some convolutions of stride 2: [`strided`].
+//!
 //! The relative L2 error is 2, 3 and 4e-6 at 64, 256 and 512 channels with small tiles, twice that with large ones, where a
 //! direct sum has a few times 1e-7. Half of it or less on maps behind a ReLU.
 
 mod filter;
 mod lanes;
+pub(crate) mod strided;
 mod tile_size;
 mod tiles;
 mod transforms;
@@ -22,6 +25,7 @@ use rayon::prelude::*;
 
 pub(crate) use self::filter::transform_panels;
 use self::filter::{Direction, transform_weight, u_len, u_stride};
+use self::tile_size::Tile;
 pub use self::tile_size::TileSize;
 pub(crate) use self::tiles::Bands;
 use self::tiles::{Finish, Map, Strides, Tiling, transform_inputs, transform_outputs};
@@ -37,10 +41,10 @@ use crate::scratch::with_scratch;
 use crate::stream;
 
 /// Tiles that share a pass over the transformed weight; a multiple of the micro-kernel's 6 rows. `M` takes 590 KB either way.
-fn block(size: TileSize) -> usize {
-    match size {
-        TileSize::Four => 60,
-        TileSize::Six => 36,
+fn block(tile: Tile) -> usize {
+    match tile {
+        Tile::F4x3 => 60,
+        Tile::F6x3 | Tile::F5x4 => 36,
     }
 }
 
@@ -64,7 +68,7 @@ pub(crate) fn forward(
     let map = Map { data: x, height: shape.in_height, width: shape.in_width, channels: shape.in_channels };
     let tiling = Tiling {
         bands: Bands::All,
-        size,
+        tile: size.tile(),
         height: shape.out_height(),
         width: shape.out_width(),
         padding: shape.padding,
@@ -88,7 +92,8 @@ pub(crate) fn backward_input(
     let (height, width) = (shape.out_height(), shape.out_width());
     let map = Map { data: grad_y, height, width, channels: shape.out_channels };
     let padding = shape.padding.map(|padding| 2 - padding);
-    let tiling = Tiling { bands: Bands::All, size, height: shape.in_height, width: shape.in_width, padding };
+    let tiling =
+        Tiling { bands: Bands::All, tile: size.tile(), height: shape.in_height, width: shape.in_width, padding };
     with_u((kernels, size), weight, [shape.out_channels, shape.in_channels], Direction::Backward, |u| {
         run(kernels, map, tiling, (u, shape.in_channels), &Epilogue::default(), grad_x);
     });
@@ -102,7 +107,7 @@ fn with_u(
     direction: Direction,
     work: impl FnOnce(&[f32]),
 ) {
-    with_scratch(u_len(size, channels), |u| {
+    with_scratch(u_len(size.tile(), channels), |u| {
         transform_weight(kernels, size, weight, channels, direction, u);
         work(u);
     });
@@ -117,19 +122,31 @@ fn run(
     epilogue: &Epilogue<'_>,
     y: &mut Out,
 ) {
+    let source = map.channels;
+    for_each_task(&tiling, target, epilogue, y, |bands, finish, y| {
+        Task { kernels, tiling, source, u, target, finish }.run(map, bands, y);
+    });
+}
+
+/// Cuts the output into tasks for the threads: calls `work` with their bands and their parts of the output.
+fn for_each_task(
+    tiling: &Tiling<'_>,
+    target: usize,
+    epilogue: &Epilogue<'_>,
+    y: &mut Out,
+    work: impl Fn(Range<usize>, Finish<'_>, &mut Out) + Sync,
+) {
     let mut tasks = Vec::new();
     let is_streamed = stream::is_worth_it(y, target);
     let (mut rest, mut start) = (y, 0);
-    for bands in task_bands(&tiling, rest.len() / target) {
+    for bands in task_bands(tiling, rest.len() / target) {
         let end = tiling.first_pixel(bands.end) * target;
         let (y, tail) = rest.split_at_mut(end - start);
         let epilogue = epilogue.narrow(start, end);
         tasks.push((bands, Finish { epilogue, first_pixel: start / target, is_streamed }, y));
         (rest, start) = (tail, end);
     }
-    tasks.into_par_iter().for_each(|(bands, finish, y)| {
-        Task { kernels, map, tiling, u, target, finish }.run(bands, y);
-    });
+    tasks.into_par_iter().for_each(|(bands, finish, y)| work(bands, finish, y));
 }
 
 /// Cuts the bands into ranges of some blocks of tiles, such that the threads get equal shares. No sum depends on it.
@@ -138,7 +155,7 @@ fn task_bands(tiling: &Tiling<'_>, pixels: usize) -> Vec<Range<usize>> {
     const MOST: usize = 8;
     let bands = pixels / (tiling.height * tiling.width) * tiling.bands_per_image();
     let threads = rayon::current_num_threads();
-    let rounds = (bands * tiling.tiles_per_band()).div_ceil(threads * block(tiling.size));
+    let rounds = (bands * tiling.tiles_per_band()).div_ceil(threads * block(tiling.tile));
     let tasks = (threads * rounds.min(MOST)).min(bands);
     (0..tasks).map(|i| i * bands / tasks..(i + 1) * bands / tasks).collect()
 }
@@ -151,31 +168,34 @@ fn blocks(tiles: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>
 
 struct Task<'a> {
     kernels: Kernels,
-    map: Map<'a>,
     tiling: Tiling<'a>,
+    /// Channels that are read.
+    source: usize,
     u: &'a [f32],
+    /// Channels that are computed.
     target: usize,
     finish: Finish<'a>,
 }
 
 impl Task<'_> {
-    fn run(&self, bands: Range<usize>, y: &mut Out) {
+    fn run(&self, map: Map<'_>, bands: Range<usize>, y: &mut Out) {
         let per_band = self.tiling.tiles_per_band();
-        for tiles in blocks(bands.start * per_band..bands.end * per_band, block(self.tiling.size)) {
-            let strides = Strides::new(self.map.channels, tiles.len());
+        for tiles in blocks(bands.start * per_band..bands.end * per_band, block(self.tiling.tile)) {
+            let strides = Strides::new(map.channels, tiles.len());
             with_scratch(self.frequencies() * strides.frequency, |v| {
-                transform_inputs(self.kernels, self.map, &self.tiling, tiles.clone(), strides, v);
+                transform_inputs(self.kernels, map, &self.tiling, tiles.clone(), strides, v);
                 self.multiply(v, strides, tiles, y);
             });
         }
     }
 
     fn frequencies(&self) -> usize {
-        self.tiling.size.frequencies()
+        self.tiling.tile.frequencies()
     }
 
+    /// Writes the outputs of `tiles` from their transformed inputs.
     fn multiply(&self, v: &[f32], strides: Strides, tiles: Range<usize>, y: &mut Out) {
-        let source = self.map.channels;
+        let source = self.source;
         let (frequencies, count) = (self.frequencies(), tiles.len());
         let m_len = frequencies * (count * PANEL + LANES);
         with_scratch(m_len, |m| {

@@ -42,27 +42,59 @@ impl TileSize {
         10 * products(Self::Six) <= 9 * products(Self::Four)
     }
 
-    /// Outputs of a tile, per side.
-    pub(crate) fn side(self) -> usize {
+    pub(crate) fn tile(self) -> Tile {
         match self {
-            Self::Four => 4,
-            Self::Six => 6,
+            Self::Four => Tile::F4x3,
+            Self::Six => Tile::F6x3,
         }
     }
 
-    /// Inputs of a tile, per side.
-    pub(crate) fn reach(self) -> usize {
-        self.side() + 2
+    /// Outputs of a tile, per side.
+    pub(crate) fn side(self) -> usize {
+        self.tile().side()
     }
 
     /// Products per tile and channel pair.
     pub(crate) fn frequencies(self) -> usize {
-        self.reach() * self.reach()
+        self.tile().frequencies()
     }
 
     /// Tiles of all outputs.
     pub(crate) fn count(self, batch: usize, height: usize, width: usize) -> usize {
         batch * height.div_ceil(self.side()) * width.div_ceil(self.side())
+    }
+}
+
+/// The squares that an algorithm works on: `FMxR` has M outputs of R taps per side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tile {
+    F4x3,
+    F6x3,
+    /// Of [`super::strided`].
+    F5x4,
+}
+
+impl Tile {
+    /// Outputs, per side.
+    pub(crate) fn side(self) -> usize {
+        match self {
+            Self::F4x3 => 4,
+            Self::F6x3 => 6,
+            Self::F5x4 => 5,
+        }
+    }
+
+    /// Inputs, per side.
+    pub(crate) fn reach(self) -> usize {
+        match self {
+            Self::F4x3 => 6,
+            Self::F6x3 | Self::F5x4 => 8,
+        }
+    }
+
+    /// Products per channel pair.
+    pub(crate) fn frequencies(self) -> usize {
+        self.reach() * self.reach()
     }
 }
 

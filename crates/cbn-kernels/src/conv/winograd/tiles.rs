@@ -1,13 +1,13 @@
 //! The maps of a Winograd convolution cut into tiles, and the transforms of tiles.
 //!
-//! A tile is a square of outputs, [`TileSize`], and the inputs that they read. Tiles are numbered image by image, row by row; a *band* is
+//! A tile is a square of outputs, [`Tile`], and the inputs that they read. Tiles are numbered image by image, row by row; a *band* is
 //! one row of tiles of one image.
 
 use std::ops::Range;
 
 use super::lanes::{Half, Lanes, both_ways};
-use super::tile_size::TileSize;
-use super::transforms::{Four, Input, Output, OutputGradient, Six, Transform};
+use super::tile_size::{Tile, TileSize};
+use super::transforms::{Five, Four, Input, Output, OutputGradient, Six, Transform};
 use crate::conv::epilogue::Epilogue;
 use crate::conv::microkernel::{LANES, PANEL};
 use crate::isa::{Target, per_isa, prefetch};
@@ -43,7 +43,7 @@ pub(crate) enum Bands<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tiling<'a> {
     pub bands: Bands<'a>,
-    pub size: TileSize,
+    pub tile: Tile,
     pub height: usize,
     pub width: usize,
     pub padding: [usize; 2],
@@ -53,12 +53,12 @@ impl Tiling<'_> {
     pub fn bands_per_image(&self) -> usize {
         match self.bands {
             Bands::At(tops) => tops.len(),
-            Bands::All | Bands::OfImages { .. } => self.height.div_ceil(self.size.side()),
+            Bands::All | Bands::OfImages { .. } => self.height.div_ceil(self.tile.side()),
         }
     }
 
     pub fn tiles_per_band(&self) -> usize {
-        self.width.div_ceil(self.size.side())
+        self.width.div_ceil(self.tile.side())
     }
 
     /// Image, and the top left output, of a tile.
@@ -66,7 +66,7 @@ impl Tiling<'_> {
     fn position(&self, tile: usize) -> (usize, usize, usize) {
         let (band, x) = (tile / self.tiles_per_band(), tile % self.tiles_per_band());
         let (image, band) = (band / self.bands_per_image(), band % self.bands_per_image());
-        let side = self.size.side();
+        let side = self.tile.side();
         match self.bands {
             Bands::All => (image, band * side, x * side),
             Bands::OfImages { first, every } => (first + image * every, band * side, x * side),
@@ -76,7 +76,7 @@ impl Tiling<'_> {
 
     /// The first output pixel of a band, where all are tiled.
     pub fn first_pixel(&self, band: usize) -> usize {
-        let (image, row) = (band / self.bands_per_image(), band % self.bands_per_image() * self.size.side());
+        let (image, row) = (band / self.bands_per_image(), band % self.bands_per_image() * self.tile.side());
         (image * self.height + row) * self.width
     }
 }
@@ -116,7 +116,7 @@ per_isa! {
 per_isa! {
     /// `dM = A dy A^T` of channels `first .. first + width` of `tiles` of the output's gradient; missing channels are zero.
     pub(super) fn transform_output_gradients(
-        map: Map<'_>, tiling: &Tiling<'_>, tiles: Range<usize>, first: usize, strides: Strides, dm: &mut [f32],
+        map: Map<'_>, tiling: (TileSize, &Tiling<'_>), tiles: Range<usize>, first: usize, strides: Strides, dm: &mut [f32],
     ) = transform_output_gradients_body
 }
 
@@ -136,9 +136,10 @@ fn transform_inputs_body<T: Target>(
     strides: Strides,
     v: &mut [f32],
 ) {
-    match tiling.size {
-        TileSize::Four => inputs_of::<Input<Four>, 4, 6>(map, tiling, tiles, strides, v),
-        TileSize::Six => inputs_of::<Input<Six>, 6, 8>(map, tiling, tiles, strides, v),
+    match tiling.tile {
+        Tile::F4x3 => inputs_of::<Input<Four>, 4, 6>(map, tiling, tiles, strides, v),
+        Tile::F6x3 => inputs_of::<Input<Six>, 6, 8>(map, tiling, tiles, strides, v),
+        Tile::F5x4 => inputs_of::<Input<Five>, 5, 8>(map, tiling, tiles, strides, v),
     }
 }
 
@@ -170,13 +171,13 @@ fn inputs_of<F: Transform<REACH, REACH>, const SIDE: usize, const REACH: usize>(
 #[inline(always)]
 fn transform_output_gradients_body<T: Target>(
     map: Map<'_>,
-    tiling: &Tiling<'_>,
+    (size, tiling): (TileSize, &Tiling<'_>),
     tiles: Range<usize>,
     first: usize,
     strides: Strides,
     dm: &mut [f32],
 ) {
-    match tiling.size {
+    match size {
         TileSize::Four => output_gradients_of::<OutputGradient<Four>, 4, 6>(map, tiling, tiles, first, strides, dm),
         TileSize::Six => output_gradients_of::<OutputGradient<Six>, 6, 8>(map, tiling, tiles, first, strides, dm),
     }
@@ -302,15 +303,16 @@ fn transform_outputs_body<T: Target>(
     channels: (usize, usize, usize),
     y: &mut Out,
 ) {
-    match tiling.size {
-        TileSize::Four => outputs_of::<Output<Four>, 4, 6>(m, strides, tiling, tiles, finish, channels, y),
-        TileSize::Six => outputs_of::<Output<Six>, 6, 8>(m, strides, tiling, tiles, finish, channels, y),
+    match tiling.tile {
+        Tile::F4x3 => outputs_of::<T, Output<Four>, 4, 6>(m, strides, tiling, tiles, finish, channels, y),
+        Tile::F6x3 => outputs_of::<T, Output<Six>, 6, 8>(m, strides, tiling, tiles, finish, channels, y),
+        Tile::F5x4 => outputs_of::<T, Output<Five>, 5, 8>(m, strides, tiling, tiles, finish, channels, y),
     }
 }
 
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "those of `transform_outputs`")]
-fn outputs_of<F: Transform<REACH, SIDE>, const SIDE: usize, const REACH: usize>(
+fn outputs_of<T: Target, F: Transform<REACH, SIDE>, const SIDE: usize, const REACH: usize>(
     m: &[f32],
     strides: Strides,
     tiling: &Tiling<'_>,
@@ -338,7 +340,7 @@ fn outputs_of<F: Transform<REACH, SIDE>, const SIDE: usize, const REACH: usize>(
                 let start = pixel * all + first;
                 if is_streamed {
                     epilogue.apply(&mut sums[..count], first, start);
-                    stream.copy(&sums[..count], &mut y[start..start + count]);
+                    stream.copy::<T>(&sums[..count], &mut y[start..start + count]);
                 } else {
                     epilogue.write(sums, first, start, &mut y[start..start + count]);
                 }

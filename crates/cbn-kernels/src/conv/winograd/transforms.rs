@@ -1,9 +1,9 @@
-//! The one-dimensional transforms of F(4, 3) and F(6, 3), on 16 channels at a time.
+//! The one-dimensional transforms of F(4, 3), F(6, 3) and F(5, 4), on 16 channels at a time.
 //!
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015, <https://arxiv.org/abs/1509.09308>,
-//! section 4.3: `y = A^T [(G g) * (B^T d)]` for m outputs y of 3 taps g on m + 2 inputs d. The gradients are the transposes.
-//! F(4, 3) interpolates at 0, 1, -1, 2, -2 and infinity, F(6, 3) also at 1/2 and -1/2, with the powers of 1/2 in A times 32
-//! and in G divided by it. Of the sets of seven points tried this one had the smallest error; other powers of two in front
+//! section 4.3: `y = A^T [(G g) * (B^T d)]` for m outputs y of r taps g on m + r - 1 inputs d. The gradients are the transposes.
+//! F(4, 3) interpolates at 0, 1, -1, 2, -2 and infinity, F(6, 3) and F(5, 4) also at 1/2 and -1/2, with the powers of 1/2 in A
+//! times 32 and in G divided by it; they share B, which depends on the points only. Of the sets of seven points tried this one had the smallest error; other powers of two in front
 //! of the rows changed nothing.
 
 use std::marker::PhantomData;
@@ -13,6 +13,9 @@ pub(super) struct Four;
 
 /// F(6, 3).
 pub(super) struct Six;
+
+/// F(5, 4).
+pub(super) struct Five;
 
 /// A one-dimensional transform.
 ///
@@ -159,35 +162,83 @@ impl Transform<8, 3> for FilterGradient<Six> {
     }
 }
 
+impl Transform<8, 8> for Input<Five> {
+    #[inline(always)]
+    fn apply(d: [f32; 8]) -> [f32; 8] {
+        Input::<Six>::apply(d)
+    }
+}
+
+impl Transform<8, 5> for Output<Five> {
+    #[inline(always)]
+    fn apply(m: [f32; 8]) -> [f32; 5] {
+        let (sum, difference) = (m[1] + m[2], m[1] - m[2]);
+        let (sum2, difference2) = (m[3] + m[4], m[3] - m[4]);
+        let (sum_half, difference_half) = (m[5] + m[6], m[5] - m[6]);
+        [
+            m[0] + sum + sum2 + sum_half * 32.0,
+            difference + difference2 * 2.0 + difference_half * 16.0,
+            sum + sum2 * 4.0 + sum_half * 8.0,
+            difference + difference2 * 8.0 + difference_half * 4.0,
+            sum + sum2 * 16.0 + sum_half * 2.0 + m[7],
+        ]
+    }
+}
+
+impl Transform<4, 8> for Filter<Five> {
+    #[inline(always)]
+    fn apply(g: [f32; 4]) -> [f32; 8] {
+        let (even, odd) = ((g[0] + g[2]) * (-2.0 / 9.0), (g[1] + g[3]) * (2.0 / 9.0));
+        let (even2, odd2) = (g[0] * (1.0 / 90.0) + g[2] * (2.0 / 45.0), g[1] * (1.0 / 45.0) + g[3] * (4.0 / 45.0));
+        let (even_half, odd_half) =
+            (g[0] * (1.0 / 45.0) + g[2] * (1.0 / 180.0), g[1] * (1.0 / 90.0) + g[3] * (1.0 / 360.0));
+        [g[0], even - odd, even + odd, even2 + odd2, even2 - odd2, even_half + odd_half, even_half - odd_half, g[3]]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// One input, one tap and one output at a time, through all transforms: 1 where the tap of the output reads the input.
-    fn check<F, const SIDE: usize, const REACH: usize>()
+    fn unit<const N: usize>(i: usize) -> [f32; N] {
+        std::array::from_fn(|j| if i == j { 1.0 } else { 0.0 })
+    }
+
+    /// One input and one tap at a time, through the transforms: 1 where the tap of the output reads the input.
+    fn check_outputs<F, const SIDE: usize, const TAPS: usize, const REACH: usize>()
     where
         Input<F>: Transform<REACH, REACH>,
         Output<F>: Transform<REACH, SIDE>,
-        OutputGradient<F>: Transform<SIDE, REACH>,
-        Filter<F>: Transform<3, REACH>,
-        FilterGradient<F>: Transform<REACH, 3>,
+        Filter<F>: Transform<TAPS, REACH>,
     {
-        let unit = |n: usize, i: usize| (0..n).map(|j| if i == j { 1.0 } else { 0.0 }).collect::<Vec<f32>>();
-        for tap in 0..3 {
+        for tap in 0..TAPS {
             for at in 0..REACH {
-                let u = Filter::<F>::apply(unit(3, tap).try_into().expect("3 taps"));
-                let v = Input::<F>::apply(unit(REACH, at).try_into().expect("as many inputs"));
+                let u = Filter::<F>::apply(unit(tap));
+                let v = Input::<F>::apply(unit(at));
                 let y = Output::<F>::apply(std::array::from_fn(|i| u[i] * v[i]));
                 for (i, y) in y.into_iter().enumerate() {
                     let expected = if i + tap == at { 1.0 } else { 0.0 };
                     // Sums of a few terms of up to 32 * 4.25 / 45.
                     assert!((y - expected).abs() < 2e-6, "output {i} of input {at} and tap {tap}: {y}");
                 }
-                for i in 0..SIDE {
-                    let dy = OutputGradient::<F>::apply(unit(SIDE, i).try_into().expect("as many outputs"));
-                    let dg = FilterGradient::<F>::apply(std::array::from_fn(|f| dy[f] * v[f]));
+            }
+        }
+    }
+
+    /// One input and one output's gradient at a time: the taps that connect them have a gradient of 1.
+    fn check_gradients<F, const SIDE: usize, const REACH: usize>()
+    where
+        Input<F>: Transform<REACH, REACH>,
+        OutputGradient<F>: Transform<SIDE, REACH>,
+        FilterGradient<F>: Transform<REACH, 3>,
+    {
+        for at in 0..REACH {
+            for i in 0..SIDE {
+                let (v, dy) = (Input::<F>::apply(unit(at)), OutputGradient::<F>::apply(unit(i)));
+                let dg = FilterGradient::<F>::apply(std::array::from_fn(|f| dy[f] * v[f]));
+                for (tap, dg) in dg.into_iter().enumerate() {
                     let expected = if i + tap == at { 1.0 } else { 0.0 };
-                    assert!((dg[tap] - expected).abs() < 2e-6, "tap {tap} of input {at} and gradient {i}: {}", dg[tap]);
+                    assert!((dg - expected).abs() < 2e-6, "tap {tap} of input {at} and gradient {i}: {dg}");
                 }
             }
         }
@@ -195,7 +246,14 @@ mod tests {
 
     #[test]
     fn transforms_of_units_are_the_convolution() {
-        check::<Four, 4, 6>();
-        check::<Six, 6, 8>();
+        check_outputs::<Four, 4, 3, 6>();
+        check_outputs::<Six, 6, 3, 8>();
+        check_outputs::<Five, 5, 4, 8>();
+    }
+
+    #[test]
+    fn transforms_of_units_are_the_weight_gradient() {
+        check_gradients::<Four, 4, 6>();
+        check_gradients::<Six, 6, 8>();
     }
 }

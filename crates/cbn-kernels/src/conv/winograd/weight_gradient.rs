@@ -42,11 +42,12 @@ pub(crate) fn run<const N: usize>(
     let frequencies = size.frequencies();
     let (height, width) = (shape.out_height(), shape.out_width());
     let (source, target) = (shape.in_channels, shape.out_channels);
-    let tiling = Tiling { bands, size, height, width, padding: shape.padding };
+    let tiling = Tiling { bands, tile: size.tile(), height, width, padding: shape.padding };
     let tiles = batch * tiling.bands_per_image() * tiling.tiles_per_band();
     let maps = Maps {
         x: Map { data: x, height: shape.in_height, width: shape.in_width, channels: source },
         grad_ys: grad_ys.map(|data| Map { data, height, width, channels: target }),
+        size,
         tiling,
         group: group_tiles(tiles, [source, target]),
     };
@@ -80,6 +81,7 @@ pub(crate) fn run<const N: usize>(
 struct Maps<'a, const N: usize> {
     x: Map<'a>,
     grad_ys: [Map<'a>; N],
+    size: TileSize,
     tiling: Tiling<'a>,
     /// Tiles of a group.
     group: usize,
@@ -101,7 +103,7 @@ impl<const N: usize> Maps<'_, N> {
     }
 
     fn frequencies(&self) -> usize {
-        self.tiling.size.frequencies()
+        self.size.frequencies()
     }
 
     /// Floats of `V`.
@@ -132,7 +134,15 @@ impl<const N: usize> Maps<'_, N> {
             for first in (0..self.target()).step_by(PANEL) {
                 let strides = self.dm_strides(first);
                 let (panel, rest) = dm.split_at_mut(self.dm_len_of(first));
-                transform_output_gradients(kernels, grad_y, &self.tiling, tiles.clone(), first, strides, panel);
+                transform_output_gradients(
+                    kernels,
+                    grad_y,
+                    (self.size, &self.tiling),
+                    tiles.clone(),
+                    first,
+                    strides,
+                    panel,
+                );
                 dm = rest;
             }
         }
