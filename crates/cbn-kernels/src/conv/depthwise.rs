@@ -126,7 +126,7 @@ fn run_pixel<T: Target>(
             }
             y.len() - first
         };
-        epilogue.write(&mut sums, first, offset + first, &mut y[first..first + count]);
+        epilogue.finish::<T>(&mut sums[..count], first, offset + first, (None, &mut y[first..first + count]));
         first += count;
     }
 }

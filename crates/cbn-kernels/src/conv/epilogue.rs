@@ -1,6 +1,8 @@
 //! What happens to a finished tile of a convolution while it is still in the first-level cache.
 
+use crate::isa::Target;
 use crate::out::Out;
+use crate::stream::Stream;
 
 /// `y = relu(scale * conv + shift + residual)`, each part optional.
 ///
@@ -34,18 +36,25 @@ impl<'a> Epilogue<'a> {
         Self { residual: self.residual.map(|residual| &residual[start..end]), ..*self }
     }
 
-    /// Finishes `out.len()` channels from `channel` on: `sums` holds them and is used as working memory, `offset` is
-    /// where `out` starts in the residual.
+    /// Finishes channels from `channel` on: `sums` holds them and is used as working memory, `offset` is where `out` starts in the
+    /// residual. They are written past the caches if there is a stream.
     #[inline(always)]
-    pub(crate) fn write(&self, sums: &mut [f32], channel: usize, offset: usize, out: &mut Out) {
-        let sums = &mut sums[..out.len()];
+    pub(crate) fn finish<T: Target>(
+        &self,
+        sums: &mut [f32],
+        channel: usize,
+        offset: usize,
+        (stream, out): (Option<&Stream>, &mut Out),
+    ) {
         self.apply(sums, channel, offset);
-        out.write_copy_of_slice(sums);
+        match stream {
+            Some(stream) => stream.copy::<T>(sums, out),
+            None => _ = out.write_copy_of_slice(sums),
+        }
     }
 
-    /// [`Epilogue::write`] in place.
     #[inline(always)]
-    pub(crate) fn apply(&self, sums: &mut [f32], channel: usize, offset: usize) {
+    fn apply(&self, sums: &mut [f32], channel: usize, offset: usize) {
         let count = sums.len();
         if let Some(scale) = self.scale {
             for (sum, scale) in sums.iter_mut().zip(&scale[channel..channel + count]) {

@@ -7,7 +7,8 @@
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
-use super::microkernel::{LANES, PANEL, ROWS, multiply_rows, multiply_short_rows, panel_width, panels_len};
+use super::microkernel::{Finish, LANES, PANEL, ROWS, multiply_even_rows, multiply_rows, multiply_short_rows};
+use super::microkernel::{panel_width, panels_len};
 use super::packed_weight::Weight;
 use super::plan::{Phase, Plan, Segment};
 use crate::isa::{Kernels, Target, per_isa};
@@ -78,10 +79,20 @@ struct Pixel {
     x: isize,
 }
 
-/// What some pixels read: `[segment][pixel]`, and the floats of each segment.
-struct Rows<'a> {
-    slices: Vec<&'a [f32]>,
-    segment_lens: Vec<usize>,
+/// What some pixels read.
+enum Rows<'a> {
+    /// Neighbouring pixels.
+    Even(Even<'a>),
+    /// `[segment][pixel]`, and the floats of each segment.
+    Sliced(Vec<&'a [f32]>, Vec<usize>),
+}
+
+/// So many floats, `depth`, of each pixel, at the distance `stride`.
+#[derive(Clone, Copy)]
+struct Even<'a> {
+    source: &'a [f32],
+    stride: usize,
+    depth: usize,
 }
 
 /// Where the floats of one segment of one pixel are.
@@ -185,8 +196,27 @@ impl Task<'_> {
                         let width = panel_width(plan.group_target(), first);
                         let tile = &mut tile[..pixels.len() * width];
                         let panel = &packed[first * depth..][..width * depth];
-                        self.multiply_panel((rows, first == 0), pixels.len(), panel, tile);
-                        self.finish(tile, group, first, pixels, y);
+                        match rows {
+                            Rows::Even(source) => {
+                                let finish = Finish {
+                                    epilogue: self.epilogue,
+                                    is_streamed: self.is_streamed,
+                                    pixel: pixels[0].at,
+                                    channels: self.channels(group, first, width),
+                                };
+                                multiply_even(
+                                    self.kernels,
+                                    (*source, first == 0),
+                                    (panel, width),
+                                    tile,
+                                    Some((finish, y)),
+                                );
+                            }
+                            Rows::Sliced(..) => {
+                                self.multiply_panel((rows, first == 0), pixels.len(), panel, tile);
+                                self.finish(tile, group, first, pixels, y);
+                            }
+                        }
                     }
                 });
             });
@@ -199,9 +229,8 @@ impl Task<'_> {
         if self.plan.is_pointwise() {
             // Pixels and what they read are in the same order.
             let (first, channels) = (self.first_pixel + pixels[0].at, self.plan.source[2]);
-            let source = self.x[first * channels..].chunks_exact(channels).take(pixels.len());
-            let slices = source.map(|pixel| &pixel[group * depth..(group + 1) * depth]).collect();
-            return work(&Rows { slices, segment_lens: vec![depth] });
+            let source = &self.x[first * channels..];
+            return work(&Rows::Even(Even { source: &source[group * depth..], stride: channels, depth }));
         }
         with_scratch((pixels.len() + 1) * depth, |copies| {
             let locations = self.locate(phase, pixels, group, copies);
@@ -215,7 +244,7 @@ impl Task<'_> {
                     Location::Copied(start) => &copies[start..start + len],
                 }));
             }
-            work(&Rows { slices, segment_lens });
+            work(&Rows::Sliced(slices, segment_lens));
         });
     }
 
@@ -278,34 +307,55 @@ impl Task<'_> {
     /// `tile`, a row per pixel, = the rows times the panel. The first panel finds the rows far away.
     fn multiply_panel(&self, (rows, are_far): (&Rows<'_>, bool), num_pixels: usize, panel: &[f32], tile: &mut [f32]) {
         let width = tile.len() / num_pixels;
-        if let Some(len) = short_len(&rows.segment_lens) {
-            return multiply_short_rows(self.kernels, &rows.slices, len, (panel, width), tile);
-        }
-        let mut panel = panel;
-        let mut accumulate = false;
-        for (rows, &len) in rows.slices.chunks(num_pixels).zip(&rows.segment_lens) {
-            for skip in (0..len).step_by(DEPTH) {
-                let (part, rest) = panel.split_at((len - skip).min(DEPTH) * width);
-                panel = rest;
-                multiply_rows(self.kernels, (rows, are_far), skip, (part, width), tile, accumulate);
-                accumulate = true;
+        match rows {
+            Rows::Even(rows) => multiply_even(self.kernels, (*rows, are_far), (panel, width), tile, None),
+            Rows::Sliced(slices, segment_lens) => {
+                if let Some(len) = short_len(segment_lens) {
+                    return multiply_short_rows(self.kernels, slices, len, (panel, width), tile);
+                }
+                let mut panel = panel;
+                let mut accumulate = false;
+                for (rows, &len) in slices.chunks(num_pixels).zip(segment_lens) {
+                    for skip in (0..len).step_by(DEPTH) {
+                        let (part, rest) = panel.split_at((len - skip).min(DEPTH) * width);
+                        panel = rest;
+                        multiply_rows(self.kernels, (rows, are_far), skip, (part, width), tile, accumulate);
+                        accumulate = true;
+                    }
+                }
+                if !accumulate {
+                    tile.fill(0.0);
+                }
             }
         }
-        if !accumulate {
-            tile.fill(0.0);
-        }
+    }
+
+    /// Channels (first, count, of all) of the output that a panel of `width` computes.
+    fn channels(&self, group: usize, first: usize, width: usize) -> (usize, usize, usize) {
+        let group_target = self.plan.group_target();
+        (group * group_target + first, width.min(group_target - first), self.plan.target[2])
     }
 
     /// Writes a tile to the channels of `group` from `first` on.
     fn finish(&self, tile: &mut [f32], group: usize, first: usize, pixels: &[Pixel], y: &mut Out) {
-        let group_target = self.plan.group_target();
         let width = tile.len() / pixels.len();
-        let channels = (group * group_target + first, width.min(group_target - first), self.plan.target[2]);
-        if self.is_streamed {
-            stream_tile(self.kernels, &self.epilogue, tile, width, pixels, channels, y);
-        } else {
-            finish_tile(self.kernels, &self.epilogue, tile, width, pixels, channels, y);
-        }
+        let channels = self.channels(group, first, width);
+        finish_tile(self.kernels, (&self.epilogue, self.is_streamed), (tile, width), pixels, channels, y);
+    }
+}
+
+/// `tile` = the rows times the panel, [`DEPTH`] of their terms at a time; the last of them finish it for the output, if there is one.
+fn multiply_even(
+    kernels: Kernels,
+    (rows, are_far): (Even<'_>, bool),
+    (panel, width): (&[f32], usize),
+    tile: &mut [f32],
+    mut output: Option<(Finish<'_>, &mut Out)>,
+) {
+    for (skip, part) in (0..rows.depth).step_by(DEPTH).zip(panel.chunks(DEPTH * width)) {
+        let source = ((&rows.source[skip..], rows.stride), are_far);
+        let output = if skip + DEPTH >= rows.depth { output.take() } else { None };
+        multiply_even_rows(kernels, source, (part, width), tile, skip > 0, output);
     }
 }
 
@@ -365,49 +415,24 @@ fn segment_lens(plan: &Plan, phase: &Phase) -> Vec<usize> {
 }
 
 per_isa! {
-    /// Writes a tile, one row per pixel, to channels (first, count, of all) of the output.
+    /// Writes a tile, one row per pixel, to channels (first, count, of all) of the output, past the caches if it is streamed.
     fn finish_tile(
-        epilogue: &Epilogue<'_>, tile: &mut [f32], width: usize, pixels: &[Pixel],
-        channels: (usize, usize, usize), y: &mut Out,
+        epilogue: (&Epilogue<'_>, bool), tile: (&mut [f32], usize), pixels: &[Pixel], channels: (usize, usize, usize),
+        y: &mut Out,
     ) = finish_tile_body
-}
-
-per_isa! {
-    /// [`finish_tile`] past the caches.
-    fn stream_tile(
-        epilogue: &Epilogue<'_>, tile: &mut [f32], width: usize, pixels: &[Pixel],
-        channels: (usize, usize, usize), y: &mut Out,
-    ) = stream_tile_body
 }
 
 #[inline(always)]
 fn finish_tile_body<T: Target>(
-    epilogue: &Epilogue<'_>,
-    tile: &mut [f32],
-    width: usize,
+    (epilogue, is_streamed): (&Epilogue<'_>, bool),
+    (tile, width): (&mut [f32], usize),
     pixels: &[Pixel],
     (first, count, all): (usize, usize, usize),
     y: &mut Out,
 ) {
+    let stream = is_streamed.then_some(Stream);
     for (pixel, sums) in pixels.iter().zip(tile.chunks_exact_mut(width)) {
         let start = pixel.at * all + first;
-        epilogue.write(sums, first, start, &mut y[start..start + count]);
-    }
-}
-
-#[inline(always)]
-fn stream_tile_body<T: Target>(
-    epilogue: &Epilogue<'_>,
-    tile: &mut [f32],
-    width: usize,
-    pixels: &[Pixel],
-    (first, count, all): (usize, usize, usize),
-    y: &mut Out,
-) {
-    let stream = Stream;
-    for (pixel, sums) in pixels.iter().zip(tile.chunks_exact_mut(width)) {
-        let start = pixel.at * all + first;
-        epilogue.apply(&mut sums[..count], first, start);
-        stream.copy::<T>(&sums[..count], &mut y[start..start + count]);
+        epilogue.finish::<T>(&mut sums[..count], first, start, (stream.as_ref(), &mut y[start..start + count]));
     }
 }

@@ -148,7 +148,8 @@ impl<const N: usize> Task<'_, N> {
                 self.gather(start, left, stride);
                 for (grad_y, sums) in self.grad_ys.into_iter().zip(sums.chunks_exact_mut(sums_len)) {
                     let grad_y = &grad_y[start * self.shape.out_channels..];
-                    self.add_products((left, stride), grad_y, panel, sums, start > slab.start);
+                    let next = self.pixels_behind(start + count);
+                    self.add_products((left, stride), (grad_y, next), panel, sums, start > slab.start);
                 }
             }
         });
@@ -158,12 +159,18 @@ impl<const N: usize> Task<'_, N> {
     fn add_products(
         &self,
         (left, stride): (&[f32], usize),
-        grad_y: &[f32],
+        (grad_y, next): (&[f32], &[f32]),
         panel: &mut [f32],
         sums: &mut [f32],
         accumulate: bool,
     ) {
         let (group_out, terms) = (self.shape.group_out(), len(self.range));
+        let panels = group_out.div_ceil(PANEL);
+        let next_grad_y = &grad_y[(left.len() / stride * self.shape.out_channels).min(grad_y.len())..];
+        let next_grad_y = &next_grad_y[..next_grad_y.len().min(PIXELS * self.shape.out_channels)];
+        let share = |values: &'_ [f32], i: usize| {
+            Ahead::of(&values[values.len() * i / panels..values.len() * (i + 1) / panels])
+        };
         for first in (0..group_out).step_by(PANEL) {
             let width = panel_width(group_out, first);
             let valid = width.min(group_out - first);
@@ -174,10 +181,22 @@ impl<const N: usize> Task<'_, N> {
                 row[valid..].fill(0.0);
             }
             let tile = &mut sums[first * TERMS..][..terms * width];
-            // All operands are near: gathered just before.
-            let ahead = [Ahead::of(&left[..0]); 3];
+            // The operands are near, gathered just before. What the next ones are gathered from is not.
+            let ahead = [share(next, first / PANEL), share(next_grad_y, first / PANEL), Ahead::of(&left[..0])];
             multiply_transposed(self.kernels, (left, stride), (panel, width), tile, accumulate, ahead);
         }
+    }
+
+    /// About what the last kernel row reads at the [`PIXELS`] output pixels from `start` on.
+    fn pixels_behind(&self, start: usize) -> &[f32] {
+        let shape = self.shape;
+        let (row, column) = (start / shape.out_width(), start % shape.out_width());
+        let (image, oy) = (row / shape.out_height(), row % shape.out_height());
+        let reach = (shape.kernel[0] - 1) * shape.dilation[0];
+        let y = (oy * shape.stride[0] + reach).saturating_sub(shape.padding[0]);
+        let first = (image * shape.in_height + y) * shape.in_width + column * shape.stride[1];
+        let start = (first * shape.in_channels).min(self.x.len());
+        &self.x[start..(start + PIXELS * shape.stride[1] * shape.in_channels).min(self.x.len())]
     }
 
     /// Copies what the range's taps read at the output pixels from `start` on, a row of `stride` for each.

@@ -4,8 +4,11 @@
 //! With AVX-512 a block of 6 rows by 64 columns is 24 accumulators; with AVX2 6 by 16 is 12; with the 16 SSE registers
 //! of the baseline 2 by 16 is 8. Each output is summed in one order, whatever block it falls into.
 
+use super::epilogue::Epilogue;
 use crate::ahead::{Ahead, Walk};
 use crate::isa::{Target, per_isa, prefetch};
+use crate::out::Out;
+use crate::stream::Stream;
 
 /// Floats in one AVX-512 register; the unit of every padded channel count.
 pub(crate) const LANES: usize = 16;
@@ -25,7 +28,16 @@ per_isa! {
 }
 
 per_isa! {
-    /// `tile[i][j] = sum_k rows[i][k] * panel[k][j]`: as [`multiply_rows`] for near rows. What is `ahead` is brought to the
+    /// `tile[i][j] (+)= sum_k rows[i][k] * panel[k][j]`: as [`multiply_rows`] for rows that lie `stride` apart. With an output, finishes
+    /// each block for it while it is in the first-level cache.
+    pub(crate) fn multiply_even_rows(
+        rows: ((&[f32], usize), bool), panel: (&[f32], usize), tile: &mut [f32], accumulate: bool,
+        output: Option<(Finish<'_>, &mut Out)>,
+    ) = multiply_even_rows_body
+}
+
+per_isa! {
+    /// `tile[i][j] = sum_k rows[i][k] * panel[k][j]`: as [`multiply_even_rows`] for near rows. What is `ahead` is brought to the
     /// second-level cache in the meantime.
     pub(crate) fn multiply_near_rows(
         rows: (&[f32], usize), panel: (&[f32], usize), tile: &mut [f32], ahead: [Ahead; 2],
@@ -57,76 +69,193 @@ struct Right<'a> {
     column: usize,
 }
 
+/// A product of rows with a panel, R rows and V registers of columns at a time.
+trait Product {
+    /// Computes the columns `right` of `tile`.
+    fn run<T: Target, const R: usize, const V: usize>(&mut self, right: Right<'_>, tile: &mut [f32]);
+}
+
+/// A product with blocks that fit the panel and the registers.
 #[inline(always)]
-fn multiply_rows_body<T: Target>(
-    rows: (&[&[f32]], bool),
-    skip: usize,
-    (panel, width): (&[f32], usize),
-    tile: &mut [f32],
-    accumulate: bool,
-) {
+fn multiply<T: Target>(product: &mut impl Product, (panel, width): (&[f32], usize), tile: &mut [f32]) {
     let right = Right { panel, width, column: 0 };
     match (T::IS_WIDE, width) {
-        (true, 64) => row_blocks::<T, 6, 4>(rows, skip, right, tile, accumulate),
-        (true, 48) => row_blocks::<T, 6, 3>(rows, skip, right, tile, accumulate),
-        (true, 32) => row_blocks::<T, 6, 2>(rows, skip, right, tile, accumulate),
+        (true, 64) => product.run::<T, 6, 4>(right, tile),
+        (true, 48) => product.run::<T, 6, 3>(right, tile),
+        (true, 32) => product.run::<T, 6, 2>(right, tile),
         // Six sums would wait for each other.
-        (true, 16) => row_blocks::<T, 12, 1>(rows, skip, right, tile, accumulate),
+        (true, 16) => product.run::<T, 12, 1>(right, tile),
         _ => {
             for column in (0..width).step_by(LANES) {
                 let right = Right { column, ..right };
                 if T::HAS_FMA {
-                    row_blocks::<T, 6, 1>(rows, skip, right, tile, accumulate);
+                    product.run::<T, 6, 1>(right, tile);
                 } else {
-                    row_blocks::<T, 2, 1>(rows, skip, right, tile, accumulate);
+                    product.run::<T, 2, 1>(right, tile);
                 }
             }
         }
     }
+}
+
+/// Of [`multiply_rows`].
+struct SlicedRows<'a> {
+    rows: &'a [&'a [f32]],
+    skip: usize,
+    are_far: bool,
+    accumulate: bool,
+}
+
+#[inline(always)]
+fn multiply_rows_body<T: Target>(
+    (rows, are_far): (&[&[f32]], bool),
+    skip: usize,
+    panel: (&[f32], usize),
+    tile: &mut [f32],
+    accumulate: bool,
+) {
+    multiply::<T>(&mut SlicedRows { rows, skip, are_far, accumulate }, panel, tile);
+}
+
+impl Product for SlicedRows<'_> {
+    #[inline(always)]
+    fn run<T: Target, const R: usize, const V: usize>(&mut self, right: Right<'_>, tile: &mut [f32]) {
+        let Self { rows, skip, .. } = *self;
+        let depth = right.panel.len() / right.width;
+        for (i, (block, tile)) in rows.chunks(R).zip(tile.chunks_mut(R * right.width)).enumerate() {
+            if self.are_far && right.column == 0 {
+                for row in rows.iter().skip((i + 1) * R).take(R) {
+                    (skip..skip + depth).step_by(LANES).for_each(|at| prefetch(row, at));
+                }
+            }
+            // A short last block repeats its last row; the repeats are not stored.
+            let left: [&[f32]; R] = std::array::from_fn(|r| &block[r.min(block.len() - 1)][skip..skip + depth]);
+            let sums = row_block::<T, R, V>(left, right);
+            store(&sums, right, tile, self.accumulate);
+        }
+    }
+}
+
+/// Where the rows of a tile go: to neighbouring pixels.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a> {
+    pub epilogue: Epilogue<'a>,
+    /// Whether they are written past the caches.
+    pub is_streamed: bool,
+    /// Of the first row.
+    pub pixel: usize,
+    /// The first, how many, of all.
+    pub channels: (usize, usize, usize),
+}
+
+impl Finish<'_> {
+    /// Finishes `values` of the tile's row `row` from `column` on; the tile may be wider than there are channels.
+    #[inline(always)]
+    fn write<T: Target>(
+        &self,
+        values: &mut [f32],
+        row: usize,
+        column: usize,
+        (stream, y): (Option<&Stream>, &mut Out),
+    ) {
+        let (first, count, all) = self.channels;
+        let start = (self.pixel + row) * all + first + column;
+        if column + values.len() <= count {
+            // As many as there are registers: no loop over them is left.
+            let out = (stream, &mut y[start..start + values.len()]);
+            self.epilogue.finish::<T>(values, first + column, start, out);
+        } else if column < count {
+            let out = (stream, &mut y[start..start + count - column]);
+            self.epilogue.finish::<T>(&mut values[..count - column], first + column, start, out);
+        }
+    }
+}
+
+/// Of [`multiply_even_rows`].
+struct EvenRows<'a> {
+    rows: &'a [f32],
+    stride: usize,
+    are_far: bool,
+    accumulate: bool,
+    output: Option<(Finish<'a>, &'a mut Out)>,
+}
+
+#[inline(always)]
+fn multiply_even_rows_body<T: Target>(
+    ((rows, stride), are_far): ((&[f32], usize), bool),
+    panel: (&[f32], usize),
+    tile: &mut [f32],
+    accumulate: bool,
+    output: Option<(Finish<'_>, &mut Out)>,
+) {
+    multiply::<T>(&mut EvenRows { rows, stride, are_far, accumulate, output }, panel, tile);
+}
+
+impl Product for EvenRows<'_> {
+    #[inline(always)]
+    fn run<T: Target, const R: usize, const V: usize>(&mut self, right: Right<'_>, tile: &mut [f32]) {
+        let depth = right.panel.len() / right.width;
+        let count = tile.len() / right.width;
+        let stream = self.output.as_ref().and_then(|(finish, _)| finish.is_streamed.then_some(Stream));
+        // Nobody reads a tile that is written out: all blocks take its start, which stays near.
+        let is_read = self.accumulate || self.output.is_none();
+        for block in 0..count.div_ceil(R) {
+            let start = if is_read { block * R * right.width } else { 0 };
+            let tile = &mut tile[start..start + R.min(count - block * R) * right.width];
+            if self.are_far && right.column == 0 {
+                // Two blocks ahead: one takes less time than memory.
+                for row in (block + 2) * R..(block + 3) * R {
+                    (0..depth).step_by(LANES).for_each(|at| prefetch(self.rows, row * self.stride + at));
+                }
+            }
+            let left = even_rows::<R>(self.rows, self.stride, [block * R, count], depth);
+            let sums = row_block::<T, R, V>(left, right);
+            store(&sums, right, tile, self.accumulate);
+            if let Some((finish, y)) = &mut self.output {
+                for (r, sums) in tile.chunks_exact_mut(right.width).enumerate() {
+                    let sums = &mut sums[right.column..right.column + V * LANES];
+                    finish.write::<T>(sums, block * R + r, right.column, (stream.as_ref(), y));
+                }
+            }
+        }
+    }
+}
+
+/// The R rows from `first` on. A short last block repeats its last row; the repeats are not stored.
+#[inline(always)]
+fn even_rows<const R: usize>(rows: &[f32], stride: usize, [first, count]: [usize; 2], depth: usize) -> [&[f32]; R] {
+    std::array::from_fn(|r| &rows[(first + r).min(count - 1) * stride..][..depth])
+}
+
+/// Of [`multiply_near_rows`].
+struct NearRows<'a> {
+    rows: &'a [f32],
+    stride: usize,
+    ahead: [Ahead; 2],
 }
 
 #[inline(always)]
 fn multiply_near_rows_body<T: Target>(
-    rows: (&[f32], usize),
-    (panel, width): (&[f32], usize),
+    (rows, stride): (&[f32], usize),
+    panel: (&[f32], usize),
     tile: &mut [f32],
     ahead: [Ahead; 2],
 ) {
-    let right = Right { panel, width, column: 0 };
-    match (T::IS_WIDE, width) {
-        (true, 64) => near_row_blocks::<T, 6, 4>(rows, right, tile, ahead),
-        (true, 48) => near_row_blocks::<T, 6, 3>(rows, right, tile, ahead),
-        (true, 32) => near_row_blocks::<T, 6, 2>(rows, right, tile, ahead),
-        (true, 16) => near_row_blocks::<T, 12, 1>(rows, right, tile, ahead),
-        _ => {
-            for column in (0..width).step_by(LANES) {
-                let right = Right { column, ..right };
-                if T::HAS_FMA {
-                    near_row_blocks::<T, 6, 1>(rows, right, tile, ahead);
-                } else {
-                    near_row_blocks::<T, 2, 1>(rows, right, tile, ahead);
-                }
-            }
-        }
-    }
+    multiply::<T>(&mut NearRows { rows, stride, ahead }, panel, tile);
 }
 
-#[inline(always)]
-fn near_row_blocks<T: Target, const R: usize, const V: usize>(
-    (rows, stride): (&[f32], usize),
-    right: Right<'_>,
-    tile: &mut [f32],
-    ahead: [Ahead; 2],
-) {
-    let depth = right.panel.len() / right.width;
-    let count = tile.len() / right.width;
-    let blocks = count.div_ceil(R);
-    for (block, tile) in tile.chunks_mut(R * right.width).enumerate() {
-        // A short last block repeats its last row; the repeats are not stored.
-        let left: [&[f32]; R] = std::array::from_fn(|r| &rows[(block * R + r).min(count - 1) * stride..][..depth]);
-        let walks = ahead.map(|ahead| ahead.walk(block, blocks, depth));
-        let sums = near_row_block::<T, R, V>(left, right, walks);
-        store(&sums, right, tile, false);
+impl Product for NearRows<'_> {
+    #[inline(always)]
+    fn run<T: Target, const R: usize, const V: usize>(&mut self, right: Right<'_>, tile: &mut [f32]) {
+        let depth = right.panel.len() / right.width;
+        let count = tile.len() / right.width;
+        let blocks = count.div_ceil(R);
+        for (block, tile) in tile.chunks_mut(R * right.width).enumerate() {
+            let left = even_rows::<R>(self.rows, self.stride, [block * R, count], depth);
+            let walks = self.ahead.map(|ahead| ahead.walk(block, blocks, depth));
+            let sums = near_row_block::<T, R, V>(left, right, walks);
+            store(&sums, right, tile, false);
+        }
     }
 }
 
@@ -152,39 +281,25 @@ fn near_row_block<T: Target, const R: usize, const V: usize>(
     sums
 }
 
-#[inline(always)]
-fn multiply_short_rows_body<T: Target>(rows: &[&[f32]], len: usize, (panel, width): (&[f32], usize), tile: &mut [f32]) {
-    let right = Right { panel, width, column: 0 };
-    match (T::IS_WIDE, width) {
-        (true, 64) => short_row_blocks::<T, 6, 4>(rows, len, right, tile),
-        (true, 48) => short_row_blocks::<T, 6, 3>(rows, len, right, tile),
-        (true, 32) => short_row_blocks::<T, 6, 2>(rows, len, right, tile),
-        (true, 16) => short_row_blocks::<T, 12, 1>(rows, len, right, tile),
-        _ => {
-            for column in (0..width).step_by(LANES) {
-                let right = Right { column, ..right };
-                if T::HAS_FMA {
-                    short_row_blocks::<T, 6, 1>(rows, len, right, tile);
-                } else {
-                    short_row_blocks::<T, 2, 1>(rows, len, right, tile);
-                }
-            }
-        }
-    }
+/// Of [`multiply_short_rows`].
+struct ShortRows<'a> {
+    rows: &'a [&'a [f32]],
+    len: usize,
 }
 
-/// [`row_blocks`] of [`multiply_short_rows`].
 #[inline(always)]
-fn short_row_blocks<T: Target, const R: usize, const V: usize>(
-    rows: &[&[f32]],
-    len: usize,
-    right: Right<'_>,
-    tile: &mut [f32],
-) {
-    let count = tile.len() / right.width;
-    for (i, tile) in tile.chunks_mut(R * right.width).enumerate() {
-        let sums = short_row_block::<T, R, V>(rows, [i * R, count], len, right);
-        store(&sums, right, tile, false);
+fn multiply_short_rows_body<T: Target>(rows: &[&[f32]], len: usize, panel: (&[f32], usize), tile: &mut [f32]) {
+    multiply::<T>(&mut ShortRows { rows, len }, panel, tile);
+}
+
+impl Product for ShortRows<'_> {
+    #[inline(always)]
+    fn run<T: Target, const R: usize, const V: usize>(&mut self, right: Right<'_>, tile: &mut [f32]) {
+        let count = tile.len() / right.width;
+        for (i, tile) in tile.chunks_mut(R * right.width).enumerate() {
+            let sums = short_row_block::<T, R, V>(self.rows, [i * R, count], self.len, right);
+            store(&sums, right, tile, false);
+        }
     }
 }
 
@@ -206,29 +321,6 @@ fn short_row_block<T: Target, const R: usize, const V: usize>(
         }
     }
     sums
-}
-
-/// All rows against V registers of columns, R rows at a time.
-#[inline(always)]
-fn row_blocks<T: Target, const R: usize, const V: usize>(
-    (rows, are_far): (&[&[f32]], bool),
-    skip: usize,
-    right: Right<'_>,
-    tile: &mut [f32],
-    accumulate: bool,
-) {
-    let depth = right.panel.len() / right.width;
-    for (i, (block, tile)) in rows.chunks(R).zip(tile.chunks_mut(R * right.width)).enumerate() {
-        if are_far && right.column == 0 {
-            for row in rows.iter().skip((i + 1) * R).take(R) {
-                (skip..skip + depth).step_by(LANES).for_each(|at| prefetch(row, at));
-            }
-        }
-        // A short last block repeats its last row; the repeats are not stored.
-        let left: [&[f32]; R] = std::array::from_fn(|r| &block[r.min(block.len() - 1)][skip..skip + depth]);
-        let sums = row_block::<T, R, V>(left, right);
-        store(&sums, right, tile, accumulate);
-    }
 }
 
 /// The loop that the convolutions spend their time in. Nothing but products: a branch makes the compiler keep the sums in

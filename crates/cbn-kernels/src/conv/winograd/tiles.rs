@@ -324,7 +324,7 @@ fn outputs_of<T: Target, F: Transform<REACH, SIDE>, const SIDE: usize, const REA
     let Finish { epilogue, first_pixel, is_streamed } = *finish;
     let mut half = [[Lanes::ZERO; SIDE]; REACH];
     let mut finished = [[[0.0; PANEL]; SIDE]; SIDE];
-    let stream = Stream;
+    let stream = is_streamed.then_some(Stream);
     for (i, tile) in tiles.enumerate() {
         for c in (0..strides.tile).step_by(LANES) {
             let m = &m[i * strides.tile + c..];
@@ -338,11 +338,16 @@ fn outputs_of<T: Target, F: Transform<REACH, SIDE>, const SIDE: usize, const REA
             if row < tiling.height && column < tiling.width {
                 let pixel = (image * tiling.height + row) * tiling.width + column - first_pixel;
                 let start = pixel * all + first;
-                if is_streamed {
-                    epilogue.apply(&mut sums[..count], first, start);
-                    stream.copy::<T>(&sums[..count], &mut y[start..start + count]);
+                // A whole panel has no loop over its registers.
+                if count == PANEL {
+                    epilogue.finish::<T>(sums, first, start, (stream.as_ref(), &mut y[start..start + PANEL]));
                 } else {
-                    epilogue.write(sums, first, start, &mut y[start..start + count]);
+                    epilogue.finish::<T>(
+                        &mut sums[..count],
+                        first,
+                        start,
+                        (stream.as_ref(), &mut y[start..start + count]),
+                    );
                 }
             }
         }
