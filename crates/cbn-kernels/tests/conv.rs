@@ -431,7 +431,7 @@ fn winograd_shapes() -> impl Strategy<Value = ConvShape> {
     })
 }
 
-/// Of the algorithm for stems: 7 or 8 taps per side, stride 2.
+/// Of the algorithm for stems, where there are at most 8 input channels: 7 or 8 taps per side, stride 2.
 fn stem_shapes() -> impl Strategy<Value = ConvShape> {
     (shapes(), 7..=8_usize, 7..=8_usize, 0..=4_usize, 0..=4_usize).prop_map(|(shape, height, width, y, x)| ConvShape {
         kernel: [height, width],

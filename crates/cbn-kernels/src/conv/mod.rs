@@ -47,7 +47,7 @@ pub enum Algorithm {
     /// Winograd's F(4x4, 3x3) or F(6x6, 3x3): 3x3 kernels with stride 1, dilation 1, one group and padding up to 2.
     Winograd(TileSize),
     /// Winograd's F(5x5, 4x4) on the map whose pixels are two by two of the input's: forward convolutions of stride 2 with kernels of 7
-    /// or 8 taps per side, dilation 1, one group, any padding. The gradients are those of [`Algorithm::Gemm`].
+    /// or 8 taps per side, up to 8 input channels, dilation 1, one group, any padding. The gradients are those of [`Algorithm::Gemm`].
     StridedWinograd,
     /// Channel by channel, without matrix products: as many groups as input and output channels, more than one.
     Depthwise,

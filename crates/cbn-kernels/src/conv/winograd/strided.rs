@@ -22,6 +22,8 @@ use crate::scratch::with_scratch;
 const TILE: Tile = Tile::F5x4;
 /// Taps per side on the map of joined pixels.
 const TAPS: usize = 4;
+/// With 65 channels the relative error of single outputs reaches 1.7e-5, with 16 (of 10,000 shapes) 1.3e-5.
+const MOST_CHANNELS: usize = 8;
 /// Floats of a short copy: two pixels of up to four channels.
 const SHORT: usize = 8;
 
@@ -30,7 +32,7 @@ pub(crate) fn is_applicable(shape: &ConvShape) -> bool {
     shape.stride == [2, 2]
         && shape.dilation == [1, 1]
         && shape.groups == 1
-        && shape.in_channels > 0
+        && (1..=MOST_CHANNELS).contains(&shape.in_channels)
         && shape.kernel.iter().all(|&side| side.div_ceil(2) == TAPS)
 }
 
