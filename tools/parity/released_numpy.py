@@ -106,19 +106,23 @@ def proposals(levels, width, height, limit):
     return found[:limit]
 
 
-def detections(rois, logits, deltas, width, height):
-    """At network scale; one image whose scale is 1."""
+def detections(rois, logits, deltas, width, height, scale=1.0):
+    """Boxes in original pixels, of which `scale` times as many are the network's: what overlaps is decided there."""
     scores = np.exp(logits - logits.max(1, keepdims=True))
     scores /= scores.sum(1, keepdims=True)
     found = []
     for label in range(1, logits.shape[1]):
         std = np.array([0.1, 0.1, 0.2, 0.2])
-        boxes = decode(deltas[:, label], rois, std, width, height)
+        boxes = decode(deltas[:, label], rois, std, width, height) / scale
         chosen = np.flatnonzero(scores[:, label] > 0.05)
         kept = chosen[nms(boxes[chosen], scores[chosen, label], 0.5)]
         found += [(boxes[index], scores[index, label], label - 1) for index in kept]
     found.sort(key=lambda item: -item[1])
     return found[:100]
+
+
+def nearest(mask, width, height):
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def level_of(boxes):
@@ -249,6 +253,39 @@ def detection_case():
     }
 
 
+def scaled_detection_case():
+    """Small objects of an image that is enlarged: the `+ 1` of a width decides about some."""
+    scale = f32(800 / 96)
+    corners, sides = draw.uniform(0, 600, (20, 2)), draw.uniform(40, 120, (20, 2))
+    objects = np.repeat(np.concatenate([corners, corners + sides], 1), 5, 0)
+    count = len(objects)
+    rois = f32(objects + draw.normal(0, 12, objects.shape))
+    logits, deltas = f32(draw.normal(0, 1.5, (count, 3))), f32(draw.normal(0, 0.2, (count, 3, 4)))
+    found = detections(rois, logits, deltas, 800, 800, scale)
+    in_network_pixels = detections(rois, logits, deltas, 800, 800)
+    assert [score for _, score, _ in found] != [score for _, score, _ in in_network_pixels]
+    return {
+        "image": [800, 800],
+        "scale": float(scale),
+        "rois": rois.tolist(),
+        "logits": logits.ravel().tolist(),
+        "deltas": deltas.ravel().tolist(),
+        "boxes": [box.tolist() for box, _, _ in found],
+        "scores": [float(score) for _, score, _ in found],
+        "labels": [label for _, _, label in found],
+    }
+
+
+def training_mask_case():
+    y, x = np.mgrid[:30, :44]
+    mask = ((((x - 20) / 15.0) ** 2 + ((y - 16) / 11.0) ** 2 + 0.3 * np.sin(x / 2.0) < 1) & (x % 7 > 0)).astype(np.uint8)
+    cases = []
+    for width, height in ((44, 30), (97, 66), (88, 60), (31, 21), (22, 15), (110, 75)):
+        resized = nearest(mask, width, height)
+        cases.append({"to": [height, width], "plain": runs(resized), "flipped": runs(resized[:, ::-1])})
+    return {"size": [30, 44], "columns": runs(mask.T), "cases": cases}
+
+
 def roi_case():
     # A region of less than one cell and one that leaves the map, too. Sides around the levels' borders.
     sides = [1, 2, 50, 55, 56, 57, 111, 112, 113, 223, 224, 225, 447, 448, 449, 900]
@@ -337,6 +374,8 @@ def main(out):
         "masks": mask_case(),
         "resize": resize_case(),
         "sizes": size_case(),
+        "scaled_detections": scaled_detection_case(),
+        "training_masks": training_mask_case(),
     }
     rounded = json.loads(json.dumps(fixture), parse_float=lambda text: float(f"{float(text):.9g}"))
     with open(out, "w") as file:

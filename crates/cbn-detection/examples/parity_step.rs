@@ -66,6 +66,7 @@ impl Batch {
         PaddedImages {
             pixels: self.values("pixels"),
             padded: ImageSize::new(shape[1], shape[2]),
+            scales: vec![[1.0; 2]; shape[0]],
             sizes: sizes.chunks_exact(2).map(|side| ImageSize::new(side[0] as usize, side[1] as usize)).collect(),
         }
     }

@@ -46,12 +46,12 @@ fn images(num: usize, device: &Device) -> ImageBatch {
     let pixels: Vec<f32> = (0..num * PADDED.num_pixels() * 3).map(|_| rng.random_range(-1.0..1.0)).collect();
     let pixels = TensorData::new(pixels, [num, PADDED.height, PADDED.width, 3]);
     let sizes = (0..num).map(|image| ImageSize::new(PADDED.height - 3 * image, PADDED.width - 10 * image)).collect();
-    ImageBatch { pixels: FeatureMap::from_nhwc(Tensor::from_data(pixels, device)), sizes }
+    ImageBatch { pixels: FeatureMap::from_nhwc(Tensor::from_data(pixels, device)), sizes, scales: vec![[1.0; 2]; num] }
 }
 
 fn image(batch: &ImageBatch, index: usize) -> ImageBatch {
     let pixels = batch.pixels.nhwc().clone().slice([index..index + 1]);
-    ImageBatch { pixels: FeatureMap::from_nhwc(pixels), sizes: vec![batch.sizes[index]] }
+    ImageBatch { pixels: FeatureMap::from_nhwc(pixels), sizes: vec![batch.sizes[index]], scales: vec![[1.0; 2]] }
 }
 
 fn objects() -> Targets {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cbn::norm::cbn::{HistoryGradient, HistoryStorage, WindowSpan};
 use cbn::{BatchNormConfig, CbnConfig, FrozenNormConfig, GroupNormConfig, NormConfig};
-use cbn_detection::data::{MaskPaste, ResizeRule, TransformConfig, TransformConventions};
+use cbn_detection::data::{MaskPaste, MaskResize, ResizeRule, TransformConfig, TransformConventions};
 use cbn_detection::model::{AnchorLayout, BoxHeadKind, DetectorConfig, MaskBranchConfig, MaskConventions};
 use cbn_detection::ops::BestCandidates;
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, RecipeError, resolve};
@@ -323,7 +323,8 @@ fn released() -> serde_json::Value {
                     "boxes": "legacy_inclusive",
                     "clamp": "both",
                     "best": { "claimed": { "min_iou": 0.5 } },
-                    "gt_place": "first"
+                    "gt_place": "first",
+                    "suppression": "original"
                 }
             }
         },
@@ -334,7 +335,12 @@ fn released() -> serde_json::Value {
             "pixel_mean": [123.675, 116.28, 103.53],
             "pixel_std": [58.395, 57.12, 57.375],
             "size_divisor": 32,
-            "conventions": { "resize": "open_cv", "boxes": "legacy_inclusive", "paste": "whole_pixels" }
+            "conventions": {
+                "resize": "open_cv",
+                "boxes": "legacy_inclusive",
+                "masks": "open_cv_nearest",
+                "paste": "whole_pixels"
+            }
         },
         "train_loader": { "batch_size": 16, "aspect_grouping": true },
         "test_loader": { "batch_size": 1 },
@@ -403,6 +409,7 @@ fn torchvisions_recipes_have_torchvisions_numbers() {
         let conventions = TransformConventions {
             resize: ResizeRule::Torchvision,
             boxes: BoxConvention::Continuous,
+            masks: MaskResize::TorchNearest,
             paste: MaskPaste::PaddedWholePixels,
         };
         assert_eq!(plan.transform, TransformConfig { conventions, ..TransformConfig::default() });

@@ -10,13 +10,14 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use cbn::FeatureMap;
 use cbn::ops::Roi;
-use cbn_detection::data::{MaskPaste, Pixels, ResizeRule, TransformConfig, TransformConventions};
+use cbn_detection::data::{MaskPaste, MaskResize, Pixels, ResizeRule, TransformConfig, TransformConventions};
 use cbn_detection::eval::paste_mask;
 use cbn_detection::model::roi::pool_rois;
 use cbn_detection::model::rpn::AnchorGenerator;
 use cbn_detection::model::{AnchorConfig, AnchorLayout, RoiPoolConfig, RoiRule};
 use cbn_detection::ops::{BestCandidates, BoxCoder, DeltaClamp, Match, Matcher};
 use cbn_detection::structures::{BBox, BoxConvention, ImageSize, InstanceMask, MaskTarget, Pyramid, SoftMask};
+use hotcoco::Segmentation;
 use serde_json::Value;
 
 const TOLERANCE: f32 = 1e-5;
@@ -178,6 +179,7 @@ fn sizes_and_boxes_of_training_images_agree() {
         conventions: TransformConventions {
             resize: ResizeRule::OpenCv,
             boxes: BoxConvention::LegacyInclusive,
+            masks: MaskResize::OpenCvNearest,
             paste: MaskPaste::WholePixels,
         },
         ..TransformConfig::default()
@@ -193,6 +195,49 @@ fn sizes_and_boxes_of_training_images_agree() {
         transform.flip = true;
         let flipped = transform.apply_to_box(&annotated);
         assert_close("box", &edges(&[plain, flipped]), &edges(&boxes(expected)));
+    }
+}
+
+#[test]
+fn masks_of_training_images_are_equal() {
+    let case = &fixture()["training_masks"];
+    let original = size(&case["size"]);
+    let segmentation = Segmentation::UncompressedRle {
+        size: [original.height as u32, original.width as u32],
+        counts: read(&case["columns"]),
+    };
+    for case in case["cases"].as_array().unwrap() {
+        let resized = size(&case["to"]);
+        let mut config = TransformConfig {
+            min_side_px: vec![resized.height.min(resized.width)],
+            max_side_px: 10_000,
+            ..TransformConfig::default()
+        };
+        config.conventions.masks = MaskResize::OpenCvNearest;
+        let mut transform = config.for_test(original);
+        assert_eq!(transform.resized, resized);
+        assert_eq!(transform.apply_to_segmentation(&segmentation).unwrap().to_full(), from_runs(&case["plain"]));
+        transform.flip = true;
+        assert_eq!(transform.apply_to_segmentation(&segmentation).unwrap().to_full(), from_runs(&case["flipped"]));
+    }
+}
+
+/// A polygon is first what it is in the original image: no finer edge comes of enlarging it.
+#[test]
+fn polygons_are_rasterised_at_original_size() {
+    let triangle = Segmentation::Polygon(vec![vec![1.0, 1.0, 7.0, 2.0, 2.0, 7.0]]);
+    let original = ImageSize::new(8, 9);
+    let of = |masks: MaskResize, min_side_px: usize| {
+        let mut config = TransformConfig { min_side_px: vec![min_side_px], ..TransformConfig::default() };
+        config.conventions.masks = masks;
+        config.for_test(original).apply_to_segmentation(&triangle).unwrap().to_full()
+    };
+    for rule in [MaskResize::OpenCvNearest, MaskResize::TorchNearest] {
+        let (small, large) = (of(rule, 8), of(rule, 16));
+        let repeated: Vec<u8> = (0..16 * 18).map(|at| small[at / 18 / 2 * 9 + at % 18 / 2]).collect();
+        assert_eq!(large, repeated, "{rule:?}");
+        assert_ne!(large, of(MaskResize::Outlines, 16));
+        assert_eq!(small, of(MaskResize::Outlines, 8));
     }
 }
 

@@ -129,7 +129,7 @@ fn images(device: &Device) -> ImageBatch {
     let [height, width] = PADDED;
     let pixels: Vec<f32> = formula("image", 2 * 3 * height * width).map(|unit| (2.0 * unit) as f32).collect();
     let pixels = Tensor::from_data(TensorData::new(pixels, [2, 3, height, width]), device);
-    ImageBatch { pixels: FeatureMap::from_nchw(pixels), sizes: SIZES.to_vec() }
+    ImageBatch { pixels: FeatureMap::from_nchw(pixels), sizes: SIZES.to_vec(), scales: vec![[1.0; 2]; 2] }
 }
 
 fn nchw(map: &FeatureMap) -> Vec<f32> {

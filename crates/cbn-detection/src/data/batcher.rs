@@ -154,7 +154,7 @@ fn targets_of(record: &ImageRecord, transform: &Transform, with_masks: bool) -> 
     for object in record.objects() {
         let bbox = transform.apply_to_box(&object.bbox);
         // A sliver can vanish when its edges round to the same number.
-        if bbox.is_empty() {
+        if !transform.box_convention().is_object(&object.bbox) || bbox.is_empty() {
             continue;
         }
         if let Some(masks) = &mut targets.masks {
@@ -190,7 +190,7 @@ fn pad(images: &[ResizedImage], config: &TransformConfig) -> PaddedImages {
             }),
         }
     }
-    PaddedImages { pixels, padded, sizes }
+    PaddedImages { pixels, padded, sizes, scales: images.iter().map(|image| image.scale).collect() }
 }
 
 /// Writes rows of RGB to the left of longer ones.
@@ -220,6 +220,32 @@ fn normalisation_table(config: &TransformConfig) -> [[f32; 256]; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Annotation;
+    use crate::structures::{BBox, BoxConvention};
+
+    #[test]
+    fn the_released_code_learns_nothing_from_slivers() {
+        let object = |id: u64, xywh: [f64; 4]| Annotation {
+            id,
+            label: id as usize,
+            bbox: BBox::from_xywh(xywh),
+            is_crowd: false,
+            segmentation: None,
+        };
+        let record = ImageRecord {
+            id: 1,
+            file_name: String::new(),
+            size: ImageSize::new(100, 100),
+            annotations: vec![object(0, [5.0, 5.0, 20.0, 0.75]), object(1, [5.0, 5.0, 20.0, 1.0])],
+        };
+        let labels = |boxes: BoxConvention| {
+            let mut config = TransformConfig::default();
+            config.conventions.boxes = boxes;
+            targets_of(&record, &config.for_test(record.size), false).unwrap().labels
+        };
+        assert_eq!(labels(BoxConvention::Continuous), [0, 1]);
+        assert_eq!(labels(BoxConvention::LegacyInclusive), [1]);
+    }
 
     #[test]
     fn padding_is_zero_and_pixels_are_normalised() {
@@ -229,8 +255,11 @@ mod tests {
             size_divisor: 4,
             ..TransformConfig::default()
         };
-        let constant =
-            |size: ImageSize, rgb: [u8; 3]| ResizedImage { size, pixels: Pixels::Bytes(rgb.repeat(size.num_pixels())) };
+        let constant = |size: ImageSize, rgb: [u8; 3]| ResizedImage {
+            size,
+            scale: [1.0; 2],
+            pixels: Pixels::Bytes(rgb.repeat(size.num_pixels())),
+        };
         let images = [constant(ImageSize::new(2, 3), [11, 24, 42]), constant(ImageSize::new(5, 2), [0; 3])];
         let batch = pad(&images, &config);
         assert_eq!(batch.padded, ImageSize::new(8, 4));

@@ -30,6 +30,19 @@ pub enum MaskPaste {
     WholePixels,
 }
 
+/// How a training image's mask gets the network's size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaskResize {
+    /// Polygons are scaled and then rasterised; of RLE, the pixel under a new pixel's centre.
+    #[default]
+    Outlines,
+    /// Rasterised at the image's own size; then the pixel under a new pixel's top left corner (mmcv 0.2 `imrescale`: OpenCV's `INTER_NEAREST`).
+    OpenCvNearest,
+    /// The same, but for places in `f32` (torchvision 0.26 `GeneralizedRCNNTransform`).
+    TorchNearest,
+}
+
 /// The way to network pixels and back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -38,6 +51,8 @@ pub struct TransformConventions {
     pub resize: ResizeRule,
     /// Of boxes.
     pub boxes: BoxConvention,
+    /// Of masks to learn from.
+    pub masks: MaskResize,
     /// Of masks that were found.
     pub paste: MaskPaste,
 }

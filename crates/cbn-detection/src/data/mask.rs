@@ -1,6 +1,6 @@
 use hotcoco::{Rle, Segmentation, mask};
 
-use super::Transform;
+use super::{MaskResize, Transform};
 use crate::structures::{ImageSize, InstanceMask};
 
 /// Why a segmentation cannot be turned into pixels.
@@ -38,15 +38,22 @@ pub(super) fn validate(segmentation: &Segmentation, size: ImageSize) -> Result<(
 
 /// Pixels of a segmentation after `transform`.
 pub(super) fn rasterize(segmentation: &Segmentation, transform: &Transform) -> Result<InstanceMask, MaskError> {
-    match segmentation.polygons() {
-        Some(polygons) => rasterize_polygons(&polygons, transform),
-        None => {
-            let rle = decode_rle(segmentation, transform.original)?;
-            let resampled = resample_rle(&rle, transform);
-            let mirrored = if transform.flip { resampled.flip_horizontal() } else { resampled };
-            Ok(if transform.flip_vertical { mirrored.flip_vertical() } else { mirrored })
+    let polygons = segmentation.polygons();
+    let rle = match (polygons, transform.mask_resize()) {
+        (Some(polygons), MaskResize::Outlines) => return rasterize_polygons(&polygons, transform),
+        (Some(polygons), MaskResize::OpenCvNearest | MaskResize::TorchNearest) => {
+            polygons.iter().try_for_each(|polygon| validate_polygon(polygon))?;
+            run_lengths(&polygons, transform.original)?
         }
-    }
+        (None, _) => decode_rle(segmentation, transform.original)?,
+    };
+    let resampled = resample_rle(&rle, transform);
+    let mirrored = if transform.flip { resampled.flip_horizontal() } else { resampled };
+    Ok(if transform.flip_vertical { mirrored.flip_vertical() } else { mirrored })
+}
+
+fn run_lengths(polygons: &[Vec<f64>], size: ImageSize) -> Result<Rle, MaskError> {
+    mask::fr_polys(polygons, size.height as u32, size.width as u32).map_err(|error| MaskError::Rle(error.to_string()))
 }
 
 fn validate_polygon(polygon: &[f64]) -> Result<(), MaskError> {
@@ -72,8 +79,7 @@ fn rasterize_polygons(polygons: &[Vec<f64>], transform: &Transform) -> Result<In
         });
         moved.push(points.collect::<Vec<f64>>());
     }
-    let rle = mask::fr_polys(&moved, size.height as u32, size.width as u32)
-        .map_err(|error| MaskError::Rle(error.to_string()))?;
+    let rle = run_lengths(&moved, size)?;
     // The runs are cheap whatever the size of the canvas; only the object's rectangle becomes pixels.
     let (rows, columns, crop) = decode_crop(&rle);
     let window = ImageSize::new(rows.len(), columns.len());
@@ -90,19 +96,30 @@ fn decode_rle(segmentation: &Segmentation, expected: ImageSize) -> Result<Rle, M
     Ok(rle)
 }
 
-/// The mask at network size: every pixel takes the value of the original pixel that its centre falls on.
+/// Of which original pixel, along an axis of `length`, a pixel `at` of a `scale` times longer axis takes its value.
+fn source(at: usize, scale: f64, length: usize, rule: MaskResize) -> usize {
+    let place = match rule {
+        MaskResize::Outlines => (at as f64 + 0.5) / scale,
+        // Places as OpenCV and PyTorch compute them: what rounds to a whole number must do so here.
+        MaskResize::OpenCvNearest => at as f64 * (1.0 / scale),
+        MaskResize::TorchNearest => f64::from(at as f32 * (length as f32 / (length as f64 * scale).round() as f32)),
+    };
+    (place as usize).min(length - 1)
+}
+
+/// The mask at network size: every pixel takes the value of one original pixel.
 fn resample_rle(rle: &Rle, transform: &Transform) -> InstanceMask {
     let (original, resized) = (transform.original, transform.resized);
     let [sx, sy] = transform.scale_f64();
+    let rule = transform.mask_resize();
     let (source_rows, source_columns, crop) = decode_crop(rle);
     let rows = resized_range(&source_rows, sy, resized.height);
     let columns = resized_range(&source_columns, sx, resized.width);
-    let source = |at: usize, scale: f64, length: usize| (((at as f64 + 0.5) / scale) as usize).min(length - 1);
     let mut pixels = Vec::with_capacity(rows.len() * columns.len());
     for row in rows.clone() {
-        let y = source(row, sy, original.height);
+        let y = source(row, sy, original.height, rule);
         pixels.extend(columns.clone().map(|column| {
-            let x = source(column, sx, original.width);
+            let x = source(column, sx, original.width, rule);
             let inside = source_rows.contains(&y) && source_columns.contains(&x);
             if inside { crop[(x - source_columns.start) * source_rows.len() + y - source_rows.start] } else { 0 }
         }));
@@ -130,10 +147,10 @@ fn decode_crop(rle: &Rle) -> (std::ops::Range<usize>, std::ops::Range<usize>, Ve
     (y..y + height, x..x + width, crop)
 }
 
-/// Network pixels whose centres can fall into `source`.
+/// Network pixels that can take their value from `source`, and one more on each side for the rounding of places.
 fn resized_range(source: &std::ops::Range<usize>, scale: f64, length: usize) -> std::ops::Range<usize> {
-    let start = ((source.start as f64 * scale).floor() as usize).min(length);
-    let end = ((source.end as f64 * scale).ceil() as usize).clamp(start, length);
+    let start = ((source.start as f64 * scale).floor() as usize).saturating_sub(1).min(length);
+    let end = ((source.end as f64 * scale).ceil() as usize + 1).clamp(start, length);
     start..end
 }
 

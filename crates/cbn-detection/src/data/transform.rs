@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::image_file::size_of;
 use super::mask::{self, MaskError};
 use super::photometric::Photometric;
-use super::{DataError, PhotometricConfig, ResizeRule, TransformConventions};
-use crate::structures::{BBox, ImageSize, InstanceMask};
+use super::{DataError, MaskResize, PhotometricConfig, ResizeRule, TransformConventions};
+use crate::structures::{BBox, BoxConvention, ImageSize, InstanceMask};
 
 /// How images are prepared: the policy from which a fixed [`Transform`] is drawn per image.
 ///
@@ -171,6 +171,14 @@ impl Transform {
         ]
     }
 
+    pub(super) fn box_convention(&self) -> BoxConvention {
+        self.conventions.boxes
+    }
+
+    pub(super) fn mask_resize(&self) -> MaskResize {
+        self.conventions.masks
+    }
+
     /// Changes colours, resizes (bilinear between pixel centres without antialiasing) and mirrors.
     ///
     /// # Panics
@@ -180,8 +188,11 @@ impl Transform {
         assert_eq!(size_of(image), self.original, "the transform was made for another image");
         let changed = self.photometric.map(|photometric| photometric.apply(image));
         let image = changed.as_ref().unwrap_or(image);
-        let mut resized =
-            ResizedImage { size: self.resized, pixels: resize(image, self.resized, self.conventions.resize) };
+        let mut resized = ResizedImage {
+            size: self.resized,
+            scale: self.scale(),
+            pixels: resize(image, self.resized, self.conventions.resize),
+        };
         if self.flip {
             match &mut resized.pixels {
                 Pixels::Bytes(pixels) => mirror(pixels, self.resized.width),
@@ -206,7 +217,7 @@ impl Transform {
         self.conventions.boxes.clip(&flipped, self.resized)
     }
 
-    /// The mask at network scale: polygons are moved and then rasterised, RLE is resampled (nearest pixel centre).
+    /// The mask at network scale; [`MaskResize`] says how it gets there.
     ///
     /// # Errors
     ///
@@ -221,6 +232,8 @@ impl Transform {
 pub struct ResizedImage {
     /// H and W.
     pub size: ImageSize,
+    /// Network pixels per original pixel, horizontally and vertically.
+    pub scale: [f32; 2],
     /// Row by row.
     pub pixels: Pixels,
 }

@@ -75,7 +75,8 @@ impl Detector {
     pub fn detect(&self, images: &ImageBatch) -> Vec<Detections> {
         let pyramid = self.features(images);
         let proposals = self.rpn.detect(&pyramid, &images.sizes);
-        self.roi.detect(&pyramid, &proposals, &images.sizes)
+        let images: Vec<_> = images.sizes.iter().copied().zip(images.scales.iter().copied()).collect();
+        self.roi.detect(&pyramid, &proposals, &images)
     }
 
     fn features(&self, images: &ImageBatch) -> Pyramid {

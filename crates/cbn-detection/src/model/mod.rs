@@ -13,6 +13,6 @@ pub mod weights;
 pub use config::{
     AnchorConfig, AnchorCount, AnchorLayout, AnchorScope, BoxBranchConfig, BoxConventions, BoxHeadKind, ConfigError,
     DetectorConfig, FpnConfig, GtPlace, MaskBranchConfig, MaskConventions, NUM_LEVELS, ProposalConfig, ResNetConfig,
-    ResNetDepth, RoiPoolConfig, RoiRule, RpnConfig, RpnConventions,
+    ResNetDepth, RoiPoolConfig, RoiRule, RpnConfig, RpnConventions, SuppressionScale,
 };
 pub use detector::Detector;

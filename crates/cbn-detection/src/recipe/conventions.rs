@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::RecipeError;
 use super::schema::Recipe;
-use crate::data::{MaskPaste, ResizeRule, TransformConfig, TransformConventions};
+use crate::data::{MaskPaste, MaskResize, ResizeRule, TransformConfig, TransformConventions};
 use crate::model::{
     AnchorCount, AnchorLayout, AnchorScope, BoxConventions, DetectorConfig, GtPlace, MaskConventions, RoiRule,
-    RpnConventions,
+    RpnConventions, SuppressionScale,
 };
 use crate::ops::{BestCandidates, DeltaClamp};
 use crate::structures::{BoxConvention, MaskTarget};
@@ -33,11 +33,13 @@ impl Conventions {
             Self::Torchvision => TransformConventions {
                 resize: ResizeRule::Torchvision,
                 boxes: BoxConvention::Continuous,
+                masks: MaskResize::TorchNearest,
                 paste: MaskPaste::PaddedWholePixels,
             },
             Self::Released => TransformConventions {
                 resize: ResizeRule::OpenCv,
                 boxes: BoxConvention::LegacyInclusive,
+                masks: MaskResize::OpenCvNearest,
                 paste: MaskPaste::WholePixels,
             },
         };
@@ -94,6 +96,7 @@ impl Conventions {
                 clamp: DeltaClamp::Both,
                 best: BestCandidates::Claimed { min_iou },
                 gt_place: GtPlace::First,
+                suppression: SuppressionScale::Original,
             },
         }
     }

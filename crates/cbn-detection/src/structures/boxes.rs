@@ -57,14 +57,36 @@ impl BoxConvention {
         }
     }
 
+    /// A found box in the pixels of its original image, which is `sx` and `sy` times smaller.
+    pub fn unscale(self, bbox: &BBox, [sx, sy]: [f32; 2]) -> BBox {
+        self.scale(bbox, 1.0 / sx, 1.0 / sy)
+    }
+
     /// A found box back in its original image of `size`, which is `sx` and `sy` times smaller. Only continuous edges are clipped:
     /// the released code leaves the last pixel where the division puts it.
-    pub fn to_original(self, bbox: &BBox, [sx, sy]: [f32; 2], size: ImageSize) -> BBox {
-        let scaled = self.scale(bbox, 1.0 / sx, 1.0 / sy);
+    pub fn to_original(self, bbox: &BBox, scale: [f32; 2], size: ImageSize) -> BBox {
+        let scaled = self.unscale(bbox, scale);
         match self {
             Self::Continuous => scaled.clip(size),
             Self::LegacyInclusive => scaled,
         }
+    }
+
+    /// Whether an annotated box, in original pixels, is an object to learn from; the released code leaves out boxes that are less than a pixel wide or high.
+    pub fn is_object(self, bbox: &BBox) -> bool {
+        match self {
+            Self::Continuous => !bbox.is_empty(),
+            Self::LegacyInclusive => bbox.width() >= 1.0 && bbox.height() >= 1.0,
+        }
+    }
+
+    /// Whether a box clipped to an image is kept whose shorter side must measure `least` pixels; the released code has no such limit.
+    pub fn is_large(self, bbox: &BBox, least: f32) -> bool {
+        let least = match self {
+            Self::Continuous => least,
+            Self::LegacyInclusive => 0.0,
+        };
+        bbox.width() >= least && bbox.height() >= least
     }
 
     /// The box moved into an image of `size`. A box outside it is empty in the first convention and at least a part of a pixel

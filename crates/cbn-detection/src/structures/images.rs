@@ -12,6 +12,8 @@ pub struct PaddedImages {
     pub padded: ImageSize,
     /// Size of each image without its padding, in network pixels.
     pub sizes: Vec<ImageSize>,
+    /// Network pixels per original pixel of each image, horizontally and vertically.
+    pub scales: Vec<[f32; 2]>,
 }
 
 impl PaddedImages {
@@ -24,7 +26,7 @@ impl PaddedImages {
     pub fn to_device(&self, device: &Device) -> ImageBatch {
         let shape = [self.batch(), self.padded.height, self.padded.width, 3];
         let pixels = Tensor::from_data(TensorData::new(self.pixels.clone(), shape), device);
-        ImageBatch { pixels: FeatureMap::from_nhwc(pixels), sizes: self.sizes.clone() }
+        ImageBatch { pixels: FeatureMap::from_nhwc(pixels), sizes: self.sizes.clone(), scales: self.scales.clone() }
     }
 }
 
@@ -35,6 +37,8 @@ pub struct ImageBatch {
     pub pixels: FeatureMap,
     /// Size of each image without its padding, in network pixels.
     pub sizes: Vec<ImageSize>,
+    /// Network pixels per original pixel of each image, horizontally and vertically.
+    pub scales: Vec<[f32; 2]>,
 }
 
 #[cfg(test)]
@@ -47,6 +51,7 @@ mod tests {
             pixels: (0..36).map(|value| value as f32).collect(),
             padded: ImageSize::new(2, 3),
             sizes: vec![ImageSize::new(2, 3), ImageSize::new(1, 2)],
+            scales: vec![[1.0; 2]; 2],
         };
         let batch = images.to_device(&Device::default());
         assert_eq!(batch.pixels.dims(), [2, 2, 3, 3]);

@@ -54,6 +54,17 @@ pub enum GtPlace {
     First,
 }
 
+/// In which pixels near-duplicates among detections are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SuppressionScale {
+    /// The network's.
+    #[default]
+    Network,
+    /// The original image's (mmdetection 0.6 `get_det_bboxes` with `rescale`): the `+ 1` of inclusive boxes weighs more or less there.
+    Original,
+}
+
 /// Level and extent of a region in ROI Align.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -109,6 +120,8 @@ pub struct BoxConventions {
     pub best: BestCandidates,
     /// Of candidates in training.
     pub gt_place: GtPlace,
+    /// Of detections.
+    pub suppression: SuppressionScale,
 }
 
 impl Default for BoxConventions {
@@ -118,6 +131,7 @@ impl Default for BoxConventions {
             clamp: DeltaClamp::Growth,
             best: BestCandidates::ByThreshold,
             gt_place: GtPlace::Last,
+            suppression: SuppressionScale::Network,
         }
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::conventions::{
     AnchorCount, AnchorLayout, AnchorScope, BoxConventions, GtPlace, MaskConventions, RoiRule, RpnConventions,
+    SuppressionScale,
 };
 pub use self::error::ConfigError;
 use self::error::positive;

@@ -97,7 +97,13 @@ impl BoxBranch {
             .div_scalar(num_rois as f32)
     }
 
-    pub(super) fn detect(&self, pyramid: &Pyramid, proposals: &[Proposals], sizes: &[ImageSize]) -> Vec<Detections> {
+    /// Of each image: its size in network pixels, and how many of them an original pixel has.
+    pub(super) fn detect(
+        &self,
+        pyramid: &Pyramid,
+        proposals: &[Proposals],
+        images: &[(ImageSize, [f32; 2])],
+    ) -> Vec<Detections> {
         let rois = to_rois(proposals.iter().map(|proposals| proposals.boxes.as_slice()));
         if rois.is_empty() {
             return vec![Detections::default(); proposals.len()];
@@ -107,14 +113,14 @@ impl BoxBranch {
         let num_logits = self.num_classes + 1;
         let mut start = 0;
         let mut detections = Vec::with_capacity(proposals.len());
-        for (proposals, &size) in proposals.iter().zip(sizes) {
+        for (proposals, &image) in proposals.iter().zip(images) {
             let of_image = start * num_logits..(start + proposals.len()) * num_logits;
             let predictions = BoxPredictions {
                 class_logits: &class_logits[of_image.clone()],
                 deltas: &deltas[of_image.start * 4..of_image.end * 4],
                 num_classes: self.num_classes,
             };
-            detections.push(select_detections(&predictions, proposals, size, &self.config));
+            detections.push(select_detections(&predictions, proposals, image, &self.config));
             start += proposals.len();
         }
         detections

@@ -81,8 +81,15 @@ impl RoiHeads {
     }
 
     /// Detections of each image, at network scale.
-    pub fn detect(&self, pyramid: &Pyramid, proposals: &[Proposals], sizes: &[ImageSize]) -> Vec<Detections> {
-        let detections = self.boxes.detect(pyramid, proposals, sizes);
+    ///
+    /// Of each image: its size in network pixels, and how many of them an original pixel has, horizontally and vertically.
+    pub fn detect(
+        &self,
+        pyramid: &Pyramid,
+        proposals: &[Proposals],
+        images: &[(ImageSize, [f32; 2])],
+    ) -> Vec<Detections> {
+        let detections = self.boxes.detect(pyramid, proposals, images);
         match &self.mask {
             Some(mask) => mask.add_masks(pyramid, detections),
             None => detections,

@@ -1,7 +1,7 @@
 //! From class logits and deltas to detections: plain arithmetic on the host.
 
 use crate::{
-    model::config::BoxBranchConfig,
+    model::config::{BoxBranchConfig, SuppressionScale},
     ops::{BoxCoder, nms_by_group},
     structures::{BBox, Detections, ImageSize, Proposals},
 };
@@ -19,11 +19,12 @@ pub(super) struct BoxPredictions<'a> {
     pub num_classes: usize,
 }
 
-/// Every class of every proposal that scores above the threshold, rid of near-duplicates within its class, best first.
+/// Every class of every proposal that scores above the threshold, rid of near-duplicates within its class, best first. Of the image: its size in network pixels, and
+/// how many of them an original pixel has, horizontally and vertically.
 pub(super) fn select_detections(
     predictions: &BoxPredictions<'_>,
     proposals: &Proposals,
-    image: ImageSize,
+    (image, scale): (ImageSize, [f32; 2]),
     config: &BoxBranchConfig,
 ) -> Detections {
     let coder = BoxCoder::new(config.box_weights, config.conventions.clamp);
@@ -39,14 +40,20 @@ pub(super) fn select_detections(
             let start = (roi * num_logits + logit_index) * 4;
             let deltas = std::array::from_fn(|k| predictions.deltas[start + k]);
             let bbox = config.conventions.boxes.clip(&coder.decode(deltas, proposal), image);
-            if bbox.width() >= MIN_SIDE_PX && bbox.height() >= MIN_SIDE_PX {
+            if config.conventions.boxes.is_large(&bbox, MIN_SIDE_PX) {
                 boxes.push(bbox);
                 scores.push(score);
                 labels.push(logit_index - 1);
             }
         }
     }
-    let mut kept = nms_by_group(&boxes, &scores, &labels, config.nms_threshold);
+    let mut kept = match config.conventions.suppression {
+        SuppressionScale::Network => nms_by_group(&boxes, &scores, &labels, config.nms_threshold),
+        SuppressionScale::Original => {
+            let original: Vec<BBox> = boxes.iter().map(|bbox| config.conventions.boxes.unscale(bbox, scale)).collect();
+            nms_by_group(&original, &scores, &labels, config.nms_threshold)
+        }
+    };
     kept.truncate(config.max_detections);
     Detections {
         boxes: kept.iter().map(|&index| boxes[index]).collect(),
@@ -64,6 +71,8 @@ fn softmax(logits: &[f32]) -> impl Iterator<Item = f32> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::{ops::DeltaClamp, structures::BoxConvention};
 
@@ -75,7 +84,7 @@ mod tests {
             BoxPredictions { class_logits: &class_logits, deltas: &vec![0.0; boxes.len() * 12], num_classes: 2 };
         let proposals = Proposals { boxes: boxes.to_vec(), scores: vec![1.0; boxes.len()] };
         let config = BoxBranchConfig { max_detections, ..BoxBranchConfig::default() };
-        select_detections(&predictions, &proposals, IMAGE, &config)
+        select_detections(&predictions, &proposals, (IMAGE, [1.0; 2]), &config)
     }
 
     #[test]
@@ -102,7 +111,7 @@ mod tests {
         deltas[8] = 1.0; // dx of class 1, weight 10: a tenth of the width.
         let predictions = BoxPredictions { class_logits: &[0.0; 3], deltas: &deltas, num_classes: 2 };
         let proposals = Proposals { boxes: vec![bbox], scores: vec![1.0] };
-        let found = select_detections(&predictions, &proposals, IMAGE, &BoxBranchConfig::default());
+        let found = select_detections(&predictions, &proposals, (IMAGE, [1.0; 2]), &BoxBranchConfig::default());
         assert_eq!(found.labels, [0, 1]);
         assert_eq!(found.boxes, [bbox, BBox::new(14.0, 10.0, 54.0, 50.0)]);
     }
@@ -111,26 +120,34 @@ mod tests {
     #[test]
     fn released_detections_are_those_of_numpy() {
         let fixture = include_str!("../../../../../fixtures/released/conventions.json");
-        let fixture: serde_json::Value = serde_json::from_str(fixture).unwrap();
-        let case = &fixture["detections"];
+        let fixture: Value = serde_json::from_str(fixture).unwrap();
+        assert_numpy(&fixture["detections"], 3);
+        // With other boxes than suppression in network pixels keeps, as the script asserts.
+        assert_numpy(&fixture["scaled_detections"], 2);
+    }
+
+    fn assert_numpy(case: &Value, num_classes: usize) {
         let numbers = |key: &str| serde_json::from_value::<Vec<f32>>(case[key].clone()).unwrap();
         let boxes = |key: &str| -> Vec<BBox> {
             let boxes: Vec<[f32; 4]> = serde_json::from_value(case[key].clone()).unwrap();
             boxes.into_iter().map(|[x1, y1, x2, y2]| BBox::new(x1, y1, x2 + 1.0, y2 + 1.0)).collect()
         };
         let [height, width] = serde_json::from_value(case["image"].clone()).unwrap();
+        let scale = [case["scale"].as_f64().unwrap_or(1.0) as f32; 2];
         let mut config = BoxBranchConfig::default();
         config.conventions.boxes = BoxConvention::LegacyInclusive;
         config.conventions.clamp = DeltaClamp::Both;
-        let predictions =
-            BoxPredictions { class_logits: &numbers("logits"), deltas: &numbers("deltas"), num_classes: 3 };
+        config.conventions.suppression = SuppressionScale::Original;
+        let predictions = BoxPredictions { class_logits: &numbers("logits"), deltas: &numbers("deltas"), num_classes };
         let rois = boxes("rois");
         let proposals = Proposals { scores: vec![1.0; rois.len()], boxes: rois };
-        let found = select_detections(&predictions, &proposals, ImageSize::new(height, width), &config);
+        let image = ImageSize::new(height, width);
+        let found = select_detections(&predictions, &proposals, (image, scale), &config);
         let labels: Vec<usize> = serde_json::from_value(case["labels"].clone()).unwrap();
         assert_eq!(found.labels, labels);
         for (found, expected) in found.boxes.iter().zip(boxes("boxes")) {
-            let edges = found.to_array().into_iter().zip(expected.to_array());
+            let original = BoxConvention::LegacyInclusive.to_original(found, scale, image);
+            let edges = original.to_array().into_iter().zip(expected.to_array());
             edges.for_each(|(found, expected)| assert!((found - expected).abs() < 150.0 * 1e-5, "{found} {expected}"));
         }
         for (found, expected) in found.scores.iter().zip(numbers("scores")) {

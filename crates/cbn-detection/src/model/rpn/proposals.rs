@@ -33,7 +33,7 @@ pub(super) fn select_proposals(
             let index = start + position;
             let deltas = std::array::from_fn(|k| predictions.deltas[index * 4 + k]);
             let bbox = config.conventions.boxes.clip(&coder.decode(deltas, &predictions.anchors[index]), image);
-            if bbox.width() >= MIN_SIDE_PX && bbox.height() >= MIN_SIDE_PX {
+            if config.conventions.boxes.is_large(&bbox, MIN_SIDE_PX) {
                 boxes.push(bbox);
                 logits.push(predictions.objectness[index]);
                 levels.push(level);
