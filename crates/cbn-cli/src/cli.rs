@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use cbn_detection::data::DataPaths;
+use cbn_detection::data::convert::AnnotationFormat;
 use cbn_detection::eval::IouType;
 use cbn_detection::model::weights::{BackboneStyle, WeightLayout};
 use cbn_detection::recipe::Length;
@@ -44,7 +45,7 @@ pub enum Command {
     /// Look at recipes
     #[command(subcommand)]
     Recipe(RecipeCommand),
-    /// Look at data sets, make one
+    /// Check data sets, convert annotations, make a data set of shapes
     #[command(subcommand)]
     Data(DataCommand),
 }
@@ -385,6 +386,8 @@ pub struct RecipeArgs {
 pub enum DataCommand {
     /// List what a training would stumble on
     Check(DataCheckArgs),
+    /// Turn VOC, YOLO or CVAT annotations into COCO's, or COCO's into theirs
+    Convert(DataConvertArgs),
     /// Make a data set of simple shapes
     Synth(DataSynthArgs),
 }
@@ -396,6 +399,49 @@ pub struct DataCheckArgs {
     /// Print JSON instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Images stay where they are. A data directory is then: train.json, val.json and images/ (docs/data.md)."
+)]
+pub struct DataConvertArgs {
+    /// Annotations: a JSON file (COCO), an XML file (CVAT for images 1.1), or a directory (VOC: Annotations/*.xml; YOLO: *.txt and data.yaml)
+    pub input: PathBuf,
+    /// What to write: a file for COCO and CVAT, a new directory for VOC and YOLO
+    pub output: PathBuf,
+    /// Format of the input
+    #[arg(long, value_enum)]
+    pub from: AnnotationFormatArg,
+    /// Format of the output
+    #[arg(long, value_enum, default_value_t = AnnotationFormatArg::Coco)]
+    pub to: AnnotationFormatArg,
+    /// Directory of the images, where annotations lack their sizes (YOLO) or extensions [default for VOC: INPUT/JPEGImages]
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// Keep the images that a text file lists, such as VOC's ImageSets/Main/train.txt
+    #[arg(long, value_name = "FILE")]
+    pub only: Option<PathBuf>,
+}
+
+/// How annotations are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AnnotationFormatArg {
+    Coco,
+    Voc,
+    Yolo,
+    Cvat,
+}
+
+impl From<AnnotationFormatArg> for AnnotationFormat {
+    fn from(format: AnnotationFormatArg) -> Self {
+        match format {
+            AnnotationFormatArg::Coco => Self::Coco,
+            AnnotationFormatArg::Voc => Self::Voc,
+            AnnotationFormatArg::Yolo => Self::Yolo,
+            AnnotationFormatArg::Cvat => Self::Cvat,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,11 +1,12 @@
-//! `cbn data`: look at data sets, make one.
+//! `cbn data`: check data sets, convert annotations, make a data set.
 
 use anyhow::{Context, Result};
+use cbn_detection::data::convert::Conversion;
 use cbn_detection::data::synthetic::{SyntheticConfig, generate};
 use cbn_detection::data::{CheckReport, DataPaths, Severity, Split, check};
 use cbn_detection::structures::ImageSize;
 
-use crate::cli::{DataCheckArgs, DataCommand, DataSynthArgs};
+use crate::cli::{DataCheckArgs, DataCommand, DataConvertArgs, DataSynthArgs};
 
 /// Findings of a split that are printed one by one; JSON has them all.
 const MAX_PRINTED: usize = 20;
@@ -13,6 +14,7 @@ const MAX_PRINTED: usize = 20;
 pub fn run(command: &DataCommand) -> Result<()> {
     match command {
         DataCommand::Check(args) => check_dir(args),
+        DataCommand::Convert(args) => convert(args),
         DataCommand::Synth(args) => synth(args),
     }
 }
@@ -76,5 +78,22 @@ fn synth(args: &DataSynthArgs) -> Result<()> {
     };
     generate(&args.dir, &config)?;
     println!("{}: {} training and {} validation images", args.dir.display(), args.train, args.val);
+    Ok(())
+}
+
+fn convert(args: &DataConvertArgs) -> Result<()> {
+    let conversion = Conversion {
+        from: args.from.into(),
+        input: args.input.clone(),
+        to: args.to.into(),
+        output: args.output.clone(),
+        images: args.images.clone(),
+        only: args.only.clone(),
+    };
+    let report = conversion.run()?;
+    println!("{}: {} images, {} annotations", args.output.display(), report.images, report.annotations);
+    for (count, what) in report.left_out {
+        println!("  left out: {count} {what}");
+    }
     Ok(())
 }

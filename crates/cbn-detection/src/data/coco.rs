@@ -156,7 +156,7 @@ impl Dataset {
 }
 
 /// Reads the file and makes sure that it is a COCO data set with images.
-fn read_coco(path: &Path) -> Result<hotcoco::Dataset, DataError> {
+pub(super) fn read_coco(path: &Path) -> Result<hotcoco::Dataset, DataError> {
     let not_coco = |reason: String| DataError::NotCoco { path: path.to_owned(), reason };
     let mut coco = COCO::new(path).map_err(|error| match error {
         hotcoco::Error::Io(source) => DataError::Read { path: path.to_owned(), source: unprefixed(source, path) },

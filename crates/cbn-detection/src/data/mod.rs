@@ -8,6 +8,7 @@ mod batcher;
 mod check;
 mod coco;
 mod conventions;
+pub mod convert;
 mod error;
 mod finding;
 mod image_file;
