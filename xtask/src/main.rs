@@ -4,6 +4,7 @@ mod bench_peers;
 mod check;
 mod evidence;
 mod figures;
+mod overhead;
 mod process;
 mod torture;
 
@@ -19,6 +20,7 @@ tasks:
   bench-peers  times beside PyTorch, torchvision, ONNX Runtime and pycocotools; bench-peers --help says more
   evidence     trainings that compare norms, into docs/results; evidence without arguments says more
   torture      trainings killed and resumed until done, as docs/reliability.md tells; torture --help says more
+  overhead     what logs and checkpoints take of a training; overhead --help says more
   figures      docs/figures/*.svg, from the runs in docs/results";
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Some("bench-peers") => return bench_peers::run(arguments.collect()),
         Some("evidence") => return evidence::run(&arguments.collect::<Vec<_>>()),
         Some("torture") => return torture::run(&arguments.collect::<Vec<_>>()),
+        Some("overhead") => return overhead::run(&arguments.collect::<Vec<_>>()),
         Some("figures") => return figures::run(),
         _ => {
             eprintln!("{USAGE}");

@@ -21,3 +21,19 @@ pub fn is_installed(program: &str) -> bool {
 pub fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace root").to_path_buf()
 }
+
+/// The release build of this workspace's command.
+pub fn built_cbn() -> Result<PathBuf, String> {
+    if !run("cargo", &["build", "--release", "--bin", "cbn"]) {
+        return Err("the program does not build".to_owned());
+    }
+    let output = Command::new("cargo")
+        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .current_dir(workspace_root())
+        .output()
+        .map_err(|error| format!("cannot start cargo: {error}"))?;
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).map_err(|error| format!("cargo metadata: {error}"))?;
+    let target = metadata["target_directory"].as_str().ok_or("cargo metadata names no target directory")?;
+    Ok(Path::new(target).join("release/cbn"))
+}

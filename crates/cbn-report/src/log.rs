@@ -21,6 +21,7 @@ pub(crate) struct Iteration {
     pub(crate) forward_s: Option<f64>,
     pub(crate) backward_s: Option<f64>,
     pub(crate) optimizer_s: Option<f64>,
+    pub(crate) log_s: Option<f64>,
     pub(crate) images_per_s: Option<f64>,
     pub(crate) peak_memory_mib: Option<f64>,
 }
@@ -34,6 +35,13 @@ pub(crate) struct Evaluation {
     pub(crate) elapsed_s: Option<f64>,
 }
 
+/// A checkpoint that was written.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Saved {
+    pub(crate) iteration: usize,
+    pub(crate) elapsed_s: Option<f64>,
+}
+
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line {
@@ -44,6 +52,7 @@ enum Line {
     },
     Iteration(Iteration),
     Evaluation(Evaluation),
+    Checkpoint(Saved),
     #[serde(other)]
     Other,
 }
@@ -53,6 +62,7 @@ enum Line {
 pub(crate) struct RunLog {
     pub(crate) iterations: Vec<Iteration>,
     pub(crate) evaluations: Vec<Evaluation>,
+    pub(crate) checkpoints: Vec<Saved>,
     /// Finished iterations when the run was taken up again.
     pub(crate) resumed_at: Vec<usize>,
     pub(crate) num_iterations: Option<usize>,
@@ -87,6 +97,7 @@ impl RunLog {
             Line::Start { iteration, num_iterations, iterations_per_epoch } => {
                 self.iterations.retain(|record| record.iteration <= iteration);
                 self.evaluations.retain(|record| record.iteration <= iteration);
+                self.checkpoints.retain(|record| record.iteration <= iteration);
                 if num_starts > 1 {
                     self.resumed_at.push(iteration);
                 }
@@ -99,6 +110,7 @@ impl RunLog {
                 self.evaluations.retain(|before| before.iteration != record.iteration);
                 self.evaluations.push(record);
             }
+            Line::Checkpoint(record) => self.checkpoints.push(record),
             Line::Other => {}
         }
     }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::process::built_cbn;
 use options::Options;
-use victim::{Victim, built};
+use victim::Victim;
 
 /// What kills a training.
 #[derive(Clone, Copy, PartialEq)]
@@ -47,7 +48,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
 fn torture(options: &Options) -> Result<bool, String> {
     let program = match &options.program {
         Some(program) => program.clone(),
-        None => built()?,
+        None => built_cbn()?,
     };
     let dir = &options.dir;
     fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;

@@ -5,29 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::process::{run, workspace_root};
+use crate::process::workspace_root;
 
 /// Checkpoints after every third of these.
 const NUM_ITERATIONS: usize = 12;
 
 /// How often a running training is looked at.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// The release build of this workspace.
-pub fn built() -> Result<PathBuf, String> {
-    if !run("cargo", &["build", "--release", "--bin", "cbn"]) {
-        return Err("the program does not build".to_owned());
-    }
-    let output = Command::new("cargo")
-        .args(["metadata", "--format-version", "1", "--no-deps"])
-        .current_dir(workspace_root())
-        .output()
-        .map_err(|error| format!("cannot start cargo: {error}"))?;
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).map_err(|error| format!("cargo metadata: {error}"))?;
-    let target = metadata["target_directory"].as_str().ok_or("cargo metadata names no target directory")?;
-    Ok(Path::new(target).join("release/cbn"))
-}
 
 /// A tiny training: every kind of state (histories, velocities, averages, the best score), and an evaluation in its middle.
 pub struct Victim {

@@ -90,12 +90,17 @@ struct Run<'a> {
     is_stopping: bool,
     /// When, and after which iteration, this process took the run up.
     began: (Instant, usize),
+    /// What the observer took since the last iteration's record was made.
+    log_s: f64,
     observer: &'a mut dyn Observer,
 }
 
 impl Run<'_> {
     fn log(&mut self, record: &Record) -> Result<(), TrainError> {
-        Ok(self.observer.observe(&Event::Logged(record))?)
+        let began = Instant::now();
+        self.observer.observe(&Event::Logged(record))?;
+        self.log_s += began.elapsed().as_secs_f64();
+        Ok(())
     }
 }
 
@@ -180,6 +185,7 @@ impl Trainer {
             best: None,
             is_stopping: false,
             began: (Instant::now(), 0),
+            log_s: 0.0,
             observer,
         };
         let restored = if self.work_dir.resumes() { self.restore(&mut run) } else { Ok(()) };
@@ -234,7 +240,7 @@ impl Trainer {
             (run, report, num_images) = self.iterate(run, &mut batches)?;
             run.iteration += 1;
             self.tell_bad_images(&mut run)?;
-            let record = self.iteration_record(&run, report, num_images, began);
+            let record = self.iteration_record(&mut run, report, num_images, began);
             run.log(&Record::Iteration(record))?;
             if run.iteration.is_multiple_of(COMPARE_EVERY) || self.is_saved_after(run.iteration) {
                 parallel::check_same_weights(&run.detector, run.iteration, &self.peers)?;
@@ -313,7 +319,7 @@ impl Trainer {
 
     fn iteration_record(
         &self,
-        run: &Run<'_>,
+        run: &mut Run<'_>,
         (report, data_s): (StepReport, f64),
         num_images: usize,
         (began, exchanged_s): (Instant, f64),
@@ -334,6 +340,7 @@ impl Trainer {
             backward_s: report.backward_s,
             optimizer_s: report.optimizer_s,
             exchange_s: self.peers.traffic().elapsed_s - exchanged_s,
+            log_s: std::mem::take(&mut run.log_s),
             images_per_s: (num_images * self.peers.size()) as f64 / elapsed_s,
             eta_s: pace_s * (self.last_iteration() - run.iteration) as f64,
             peak_memory_mib: peak_memory_mib(),
@@ -345,6 +352,7 @@ impl Trainer {
         if run.saved == Some(run.iteration) {
             return Ok(());
         }
+        let began = Instant::now();
         let path = self.work_dir.checkpoint_path(run.iteration);
         let checkpoint = Checkpoint {
             info: CheckpointInfo {
@@ -365,7 +373,8 @@ impl Trainer {
         let written = if self.peers.is_first() { write() } else { Ok(()) };
         self.agree(written.map_err(Into::into))?;
         run.saved = Some(run.iteration);
-        run.log(&Record::Checkpoint { iteration: run.iteration, path })
+        let elapsed_s = began.elapsed().as_secs_f64();
+        run.log(&Record::Checkpoint { iteration: run.iteration, path, elapsed_s })
     }
 
     /// Scores the detector, with averaged weights if the run takes averages. If the run is asked to stop meanwhile, it goes without.

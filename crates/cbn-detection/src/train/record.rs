@@ -46,6 +46,8 @@ pub enum Record {
         iteration: usize,
         /// The file.
         path: PathBuf,
+        /// How long the run waited for it: from weights to a file that is on the disk, and the removal of old ones.
+        elapsed_s: f64,
     },
     /// The run was asked to stop before its end, and has saved.
     Stopped {
@@ -81,6 +83,8 @@ pub struct IterationRecord {
     pub optimizer_s: f64,
     /// Of it, in exchanging values with other processes, waiting for them included; 0 where there is none.
     pub exchange_s: f64,
+    /// What telling others took since the record before (log, curves, progress); no part of `elapsed_s`.
+    pub log_s: f64,
     /// Images of this iteration, of all processes, over its `elapsed_s`.
     pub images_per_s: f64,
     /// What the rest of the iterations takes at the pace of this process so far, evaluations and checkpoints included.

@@ -12,6 +12,7 @@ use crate::page::{Block, Cell, Section, Table};
 pub(super) struct Timing {
     pub(super) total_s: f64,
     pub(super) evaluation_s: f64,
+    checkpoint_s: f64,
     pub(super) images_per_s: Option<f64>,
     /// Name, sum, median of an iteration; those that the log tells.
     parts: Vec<(&'static str, f64, f64)>,
@@ -21,13 +22,16 @@ impl Timing {
     pub(super) fn of(run: &Run) -> Self {
         let iterations = &run.log.iterations;
         let evaluation_s = run.log.evaluations.iter().filter_map(|evaluation| evaluation.elapsed_s).sum();
+        let checkpoint_s = run.log.checkpoints.iter().filter_map(|checkpoint| checkpoint.elapsed_s).sum();
+        let log_s: f64 = iterations.iter().filter_map(|record| record.log_s).sum();
         let elapsed: Vec<f64> = iterations.iter().filter_map(|record| record.elapsed_s).collect();
         let measured: Vec<f64> = iterations.iter().filter_map(|record| record.images_per_s).collect();
         let batch_size = run.plan()["train_loader"]["batch_size"].as_f64();
         let computed = || Some(batch_size? / median(&elapsed)?);
         Self {
-            total_s: elapsed.iter().sum::<f64>() + evaluation_s,
+            total_s: elapsed.iter().sum::<f64>() + evaluation_s + checkpoint_s + log_s,
             evaluation_s,
+            checkpoint_s,
             images_per_s: median(&measured).or_else(computed),
             parts: PARTS
                 .iter()
@@ -42,12 +46,13 @@ impl Timing {
 
 type Part = (&'static str, fn(&Iteration) -> Option<f64>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("waiting for data", |record| record.data_s),
     ("forward", |record| record.forward_s),
     ("backward", |record| record.backward_s),
     ("optimizer", |record| record.optimizer_s),
     ("whole iteration", |record| record.elapsed_s),
+    ("log, curves, progress", |record| record.log_s),
 ];
 
 fn median(values: &[f64]) -> Option<f64> {
@@ -88,8 +93,10 @@ pub(super) fn timing(runs: &[Run]) -> Section {
         for (name, sum, middle) in &timing.parts {
             row((*name).to_owned(), *sum, Some(*middle));
         }
-        if timing.evaluation_s > 0.0 {
-            row("evaluations".to_owned(), timing.evaluation_s, None);
+        for (name, sum) in [("checkpoints", timing.checkpoint_s), ("evaluations", timing.evaluation_s)] {
+            if sum > 0.0 {
+                row(name.to_owned(), sum, None);
+            }
         }
     }
     let mut columns = ["", "sum", "% of all", "median of an iteration, s"].map(str::to_owned).to_vec();

@@ -96,12 +96,11 @@ impl Checkpoint {
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
-        let prefixed = |prefix: &'static str, tensors: &NamedTensors| -> Vec<(String, TensorData)> {
-            tensors.iter().map(|(name, data)| (format!("{prefix}{name}"), data.clone())).collect()
-        };
-        let mut tensors = prefixed("", &self.model);
-        tensors.extend(prefixed(VELOCITY_PREFIX, &self.velocities));
-        tensors.extend(prefixed(AVERAGE_PREFIX, &self.averages));
+        let groups =
+            [("", &self.model), (VELOCITY_PREFIX, &self.velocities), (AVERAGE_PREFIX, &self.averages)].into_iter();
+        let mut tensors: Vec<(String, &TensorData)> = groups
+            .flat_map(|(prefix, tensors)| tensors.iter().map(move |(name, data)| (format!("{prefix}{name}"), data)))
+            .collect();
         tensors.sort_by(|(first, _), (second, _)| first.cmp(second));
         let views: Vec<(&str, TensorView<'_>)> = tensors
             .iter()
