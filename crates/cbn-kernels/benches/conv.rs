@@ -42,10 +42,11 @@ const SMALL: [Row; 13] = [
 const DEPTHWISE: [Row; 2] =
     [("depthwise.c2", [2, 64, 200, 336, 64, 3, 1]), ("depthwise.c4", [2, 512, 50, 84, 512, 3, 1])];
 
-const ALGORITHMS: [Algorithm; 5] = [
+const ALGORITHMS: [Algorithm; 6] = [
     Algorithm::Gemm,
     Algorithm::Winograd(TileSize::Four),
     Algorithm::Winograd(TileSize::Six),
+    Algorithm::MixedWinograd,
     Algorithm::StridedWinograd,
     Algorithm::Depthwise,
 ];

@@ -12,10 +12,11 @@ const GEMM_TOLERANCE: f64 = 1e-6;
 /// measured 1e-6 to 5e-6, with large tiles up to 9e-6 at 512 channels.
 const WINOGRAD_TOLERANCE: f64 = 1e-5;
 
-const ALGORITHMS: [Algorithm; 5] = [
+const ALGORITHMS: [Algorithm; 6] = [
     Algorithm::Gemm,
     Algorithm::Winograd(TileSize::Four),
     Algorithm::Winograd(TileSize::Six),
+    Algorithm::MixedWinograd,
     Algorithm::StridedWinograd,
     Algorithm::Depthwise,
 ];
@@ -90,7 +91,7 @@ fn check(shape: &ConvShape) {
     for method in methods(shape) {
         let tolerance = match method.algorithm {
             Algorithm::Gemm | Algorithm::Depthwise => GEMM_TOLERANCE,
-            Algorithm::Winograd(_) | Algorithm::StridedWinograd => WINOGRAD_TOLERANCE,
+            Algorithm::Winograd(_) | Algorithm::MixedWinograd | Algorithm::StridedWinograd => WINOGRAD_TOLERANCE,
         };
         let results = run(method, shape);
         for (i, what) in ["y", "grad_x", "grad_weight"].into_iter().enumerate() {
@@ -244,13 +245,15 @@ fn values_that_are_no_numbers_are_not_lost() {
                 let mut only_in_tiles = 0;
                 for ((before, after), truth) in before.iter().zip(&after).zip(&truth) {
                     match method.algorithm {
-                        Algorithm::Winograd(_) | Algorithm::StridedWinograd if truth.is_finite() => {
+                        Algorithm::Winograd(_) | Algorithm::MixedWinograd | Algorithm::StridedWinograd
+                            if truth.is_finite() =>
+                        {
                             only_in_tiles += usize::from(before.to_bits() != after.to_bits());
                         }
                         _ if truth.is_finite() => {
                             assert_eq!(before.to_bits(), after.to_bits(), "{shape:?} by {method:?}")
                         }
-                        Algorithm::Winograd(_) | Algorithm::StridedWinograd => {
+                        Algorithm::Winograd(_) | Algorithm::MixedWinograd | Algorithm::StridedWinograd => {
                             assert!(!after.is_finite(), "{shape:?} by {method:?}: {after} for {truth}");
                         }
                         _ => assert!(

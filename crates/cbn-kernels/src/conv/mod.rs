@@ -46,6 +46,9 @@ pub enum Algorithm {
     Gemm,
     /// Winograd's F(4x4, 3x3) or F(6x6, 3x3): 3x3 kernels with stride 1, dilation 1, one group and padding up to 2.
     Winograd(TileSize),
+    /// Winograd with tiles of 4 and of 6 outputs per side on each map: what [`Algorithm::Winograd`] computes. The weight gradient is that
+    /// of small tiles.
+    MixedWinograd,
     /// Winograd's F(5x5, 4x4) on the map whose pixels are two by two of the input's: forward convolutions of stride 2 with kernels of 7
     /// or 8 taps per side, up to 8 input channels, dilation 1, one group, any padding. The gradients are those of [`Algorithm::Gemm`].
     StridedWinograd,
@@ -58,7 +61,7 @@ impl Algorithm {
     pub fn is_applicable(self, shape: &ConvShape) -> bool {
         match self {
             Self::Gemm => true,
-            Self::Winograd(_) => winograd::is_applicable(shape),
+            Self::Winograd(_) | Self::MixedWinograd => winograd::is_applicable(shape),
             Self::StridedWinograd => winograd::strided::is_applicable(shape),
             Self::Depthwise => depthwise::is_applicable(shape),
         }
@@ -68,7 +71,8 @@ impl Algorithm {
     ///
     /// Winograd has fewer products but more traffic: it transforms the weight, so it needs some tiles to share it, and the
     /// maps, so it needs some channels. Large tiles where the map's edges leave them a tenth fewer products than small ones
-    /// have, and there are at most 512 channels, for accuracy.
+    /// have, and there are at most 512 channels, for accuracy; both where there are many small maps. A kernel of 7 or 8 taps per side and
+    /// stride 2 is one of 4 taps on joined pixels.
     pub fn choose(shape: &ConvShape) -> Self {
         if winograd::strided::is_applicable(shape)
             && shape.in_channels >= MIN_STRIDED_CHANNELS
@@ -77,7 +81,10 @@ impl Algorithm {
         {
             return Self::StridedWinograd;
         }
-        Self::winograd_or_other(shape, TileSize::choose)
+        match Self::winograd_or_other(shape, TileSize::choose) {
+            Self::Winograd(size) if winograd::mixed::is_worth_it(shape, size) => Self::MixedWinograd,
+            other => other,
+        }
     }
 
     /// The faster algorithm for the weight gradient.
@@ -159,6 +166,7 @@ impl Method {
         match self.algorithm {
             Algorithm::Gemm => gemm::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
             Algorithm::Winograd(size) => winograd::forward((kernels, size), shape, x, weight, epilogue, y),
+            Algorithm::MixedWinograd => winograd::mixed::forward(kernels, shape, x, weight, epilogue, y),
             Algorithm::StridedWinograd => winograd::strided::forward(kernels, shape, x, weight, epilogue, y),
             Algorithm::Depthwise => depthwise::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
         }
@@ -185,6 +193,7 @@ impl Method {
                 gemm::run(kernels, &plan, grad_y, Weight::Plain(weight), &Epilogue::default(), grad_x);
             }
             Algorithm::Winograd(size) => winograd::backward_input((kernels, size), shape, grad_y, weight, grad_x),
+            Algorithm::MixedWinograd => winograd::mixed::backward_input(kernels, shape, grad_y, weight, grad_x),
             Algorithm::Depthwise => {
                 let plan = Plan::backward_input(shape);
                 depthwise::run(kernels, &plan, grad_y, Weight::Plain(weight), &Epilogue::default(), grad_x);
@@ -228,7 +237,8 @@ impl Method {
         }
         match self.algorithm {
             Algorithm::Gemm | Algorithm::StridedWinograd => gemm_weight::run(kernels, shape, x, grad_ys, grad_weights),
-            Algorithm::Winograd(size) => {
+            Algorithm::Winograd(_) | Algorithm::MixedWinograd => {
+                let size = if let Algorithm::Winograd(size) = self.algorithm { size } else { TileSize::Four };
                 winograd::backward_weight((kernels, size), (shape.batch, Bands::All), shape, x, grad_ys, grad_weights)
             }
             Algorithm::Depthwise => {

@@ -6,7 +6,7 @@ use super::ConvShape;
 use super::depthwise;
 use super::microkernel::{PANEL, panel_width, panels_len};
 use super::plan::Plan;
-use super::winograd::{self, TileSize};
+use super::winograd::{self, Tile};
 use crate::isa::{Isa, Kernels};
 
 /// The sizes of a weight `[K, C / groups, kh, kw]`: what is known of a convolution before its input is.
@@ -63,7 +63,8 @@ impl WeightShape {
 /// # Memory
 ///
 /// The panels of the matrix product: the weight once, with `K / groups` rounded up to 16. Where a call uses Winograd's
-/// algorithm, from then on also the transformed filter: 36 or 64 numbers for each 9, that is four or seven times the weight. A depthwise
+/// algorithm, from then on also the transformed filter: 36 or 64 numbers for each 9, that is four or seven times the weight; for
+/// many small maps 196, twenty-two times the weight. A depthwise
 /// weight is held 17 times, but it is small. The original is not kept.
 #[derive(Clone, Debug)]
 pub struct PackedWeight {
@@ -72,8 +73,8 @@ pub struct PackedWeight {
     panels: Vec<f32>,
     /// `[tap][C]`; empty unless the convolution is depthwise.
     by_tap: Vec<f32>,
-    /// By [`TileSize`].
-    transformed: [OnceLock<Vec<f32>>; 2],
+    /// By [`Tile`].
+    transformed: [OnceLock<Vec<f32>>; Tile::WITH_3_TAPS],
 }
 
 impl PackedWeight {
@@ -126,12 +127,12 @@ impl PackedWeight {
     ///
     /// Not `get_or_init`: a thread that waits for its part of the work may be given another convolution with this weight,
     /// which would wait for the first. Two threads that come first both transform, and one result is dropped.
-    pub(crate) fn transformed(&self, kernels: Kernels, size: TileSize) -> &[f32] {
-        let transformed = &self.transformed[size as usize];
+    pub(crate) fn transformed(&self, kernels: Kernels, tile: Tile) -> &[f32] {
+        let transformed = &self.transformed[tile as usize];
         if transformed.get().is_none() {
             let depth = self.shape.group_in * self.shape.taps();
             let panels: Vec<&[f32]> = self.panels.chunks(PANEL * depth).collect();
-            let u = winograd::transform_panels(kernels, size, &panels, [self.shape.group_in, self.shape.out_channels]);
+            let u = winograd::transform_panels(kernels, tile, &panels, [self.shape.group_in, self.shape.out_channels]);
             // An error says that another thread was faster, with the same values.
             let _ = transformed.set(u);
         }

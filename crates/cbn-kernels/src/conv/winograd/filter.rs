@@ -9,6 +9,8 @@ use crate::conv::microkernel::{LANES, PANEL, panel_width};
 use crate::isa::{Kernels, Target, per_isa};
 
 const TAPS: usize = 9;
+/// Why there is no tile with four.
+const HAS_3_TAPS: &str = "the weight is 3x3";
 
 /// How the convolution that is computed reads the weight `[K, C, 3, 3]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,33 +34,33 @@ pub(super) fn u_len(tile: Tile, [source, target]: [usize; 2]) -> usize {
 /// `U` as panels `[K / 64][frequency][C][width]`, where K are the channels that are computed; [`u_stride`] between frequencies.
 pub(super) fn transform_weight(
     kernels: Kernels,
-    size: TileSize,
+    tile: Tile,
     weight: &[f32],
     channels: [usize; 2],
     direction: Direction,
     u: &mut [f32],
 ) {
-    u.par_chunks_mut(size.frequencies() * u_stride(channels[0], PANEL)).enumerate().for_each(|(i, panel)| {
-        transform_panel(kernels, size, weight, channels, direction, i * PANEL, panel);
+    u.par_chunks_mut(tile.frequencies() * u_stride(channels[0], PANEL)).enumerate().for_each(|(i, panel)| {
+        transform_panel(kernels, tile, weight, channels, direction, i * PANEL, panel);
     });
 }
 
 /// The same `U`, for the forward direction, from the packed panels `[9][C][width]` of a weight.
-pub(crate) fn transform_panels(kernels: Kernels, size: TileSize, panels: &[&[f32]], channels: [usize; 2]) -> Vec<f32> {
-    let mut u = vec![0.0; u_len(size.tile(), channels)];
-    let panels = panels.par_iter().zip(u.par_chunks_mut(size.frequencies() * u_stride(channels[0], PANEL)));
-    panels.for_each(|(panel, u)| transform_packed_panel(kernels, size, panel, channels[0], u));
+pub(crate) fn transform_panels(kernels: Kernels, tile: Tile, panels: &[&[f32]], channels: [usize; 2]) -> Vec<f32> {
+    let mut u = vec![0.0; u_len(tile, channels)];
+    let panels = panels.par_iter().zip(u.par_chunks_mut(tile.frequencies() * u_stride(channels[0], PANEL)));
+    panels.for_each(|(panel, u)| transform_packed_panel(kernels, tile, panel, channels[0], u));
     u
 }
 
 per_isa! {
-    fn transform_packed_panel(size: TileSize, panel: &[f32], source: usize, u: &mut [f32])
+    fn transform_packed_panel(tile: Tile, panel: &[f32], source: usize, u: &mut [f32])
         = transform_packed_panel_body
 }
 
 per_isa! {
     fn transform_panel(
-        size: TileSize, weight: &[f32], channels: [usize; 2], direction: Direction, first: usize, panel: &mut [f32],
+        tile: Tile, weight: &[f32], channels: [usize; 2], direction: Direction, first: usize, panel: &mut [f32],
     ) = transform_panel_body
 }
 
@@ -71,21 +73,24 @@ per_isa! {
 
 #[inline(always)]
 fn transform_panel_body<T: Target>(
-    size: TileSize,
+    tile: Tile,
     weight: &[f32],
     channels: [usize; 2],
     direction: Direction,
     first: usize,
     panel: &mut [f32],
 ) {
-    match size {
-        TileSize::Four => panel_of::<Filter<Four>, 6>(weight, channels, direction, first, panel),
-        TileSize::Six => panel_of::<Filter<Six>, 8>(weight, channels, direction, first, panel),
+    match tile {
+        Tile::F4x3 => panel_of::<Filter<Four>, Filter<Four>, 6, 6>(weight, channels, direction, first, panel),
+        Tile::F6x3 => panel_of::<Filter<Six>, Filter<Six>, 8, 8>(weight, channels, direction, first, panel),
+        Tile::F46x3 => panel_of::<Filter<Four>, Filter<Six>, 6, 8>(weight, channels, direction, first, panel),
+        Tile::F64x3 => panel_of::<Filter<Six>, Filter<Four>, 8, 6>(weight, channels, direction, first, panel),
+        Tile::F5x4 => unreachable!("{HAS_3_TAPS}"),
     }
 }
 
 #[inline(always)]
-fn panel_of<F: Transform<3, REACH>, const REACH: usize>(
+fn panel_of<V: Transform<3, M>, H: Transform<3, Q>, const M: usize, const Q: usize>(
     weight: &[f32],
     [source, target]: [usize; 2],
     direction: Direction,
@@ -97,7 +102,7 @@ fn panel_of<F: Transform<3, REACH>, const REACH: usize>(
         Direction::Forward => (source * TAPS, TAPS),
         Direction::Backward => (TAPS, target * TAPS),
     };
-    let mut half = [[Lanes::ZERO; REACH]; 3];
+    let mut half = [[Lanes::ZERO; M]; 3];
     for s in 0..source {
         for column in (0..width).step_by(LANES) {
             let mut square = [[Lanes::ZERO; 3]; 3];
@@ -109,27 +114,34 @@ fn panel_of<F: Transform<3, REACH>, const REACH: usize>(
                 }
             }
             let (stride, u) = (u_stride(source, width), &mut panel[s * width + column..]);
-            both_ways::<F, 3, REACH>(|r, s| square[r][s], |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
+            both_ways::<V, H, 3, M, 3, Q>(|r, s| square[r][s], |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
         }
     }
 }
 
 #[inline(always)]
-fn transform_packed_panel_body<T: Target>(size: TileSize, panel: &[f32], source: usize, u: &mut [f32]) {
-    match size {
-        TileSize::Four => packed_panel_of::<Filter<Four>, 6>(panel, source, u),
-        TileSize::Six => packed_panel_of::<Filter<Six>, 8>(panel, source, u),
+fn transform_packed_panel_body<T: Target>(tile: Tile, panel: &[f32], source: usize, u: &mut [f32]) {
+    match tile {
+        Tile::F4x3 => packed_panel_of::<Filter<Four>, Filter<Four>, 6, 6>(panel, source, u),
+        Tile::F6x3 => packed_panel_of::<Filter<Six>, Filter<Six>, 8, 8>(panel, source, u),
+        Tile::F46x3 => packed_panel_of::<Filter<Four>, Filter<Six>, 6, 8>(panel, source, u),
+        Tile::F64x3 => packed_panel_of::<Filter<Six>, Filter<Four>, 8, 6>(panel, source, u),
+        Tile::F5x4 => unreachable!("{HAS_3_TAPS}"),
     }
 }
 
 #[inline(always)]
-fn packed_panel_of<F: Transform<3, REACH>, const REACH: usize>(panel: &[f32], source: usize, u: &mut [f32]) {
+fn packed_panel_of<V: Transform<3, M>, H: Transform<3, Q>, const M: usize, const Q: usize>(
+    panel: &[f32],
+    source: usize,
+    u: &mut [f32],
+) {
     let width = panel.len() / (TAPS * source);
-    let mut half = [[Lanes::ZERO; REACH]; 3];
+    let mut half = [[Lanes::ZERO; M]; 3];
     for at in (0..source * width).step_by(LANES) {
         let load = |r, s| Lanes::load(&panel[(r * 3 + s) * source * width + at..]);
         let (stride, u) = (u_stride(source, width), &mut u[at..]);
-        both_ways::<F, 3, REACH>(load, |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
+        both_ways::<V, H, 3, M, 3, Q>(load, |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
     }
 }
 
@@ -177,7 +189,7 @@ fn gather_of<F: Transform<REACH, 3>, const REACH: usize>(
         for column in (0..valid).step_by(LANES) {
             let mut taps = [Lanes::ZERO; TAPS];
             let load = |y, x| Lanes::load(&du[(y * REACH + x) * stride + s * width + column..]);
-            both_ways::<F, REACH, 3>(load, |tap, lanes| taps[tap] = lanes, &mut half);
+            both_ways::<F, F, REACH, 3, REACH, 3>(load, |tap, lanes| taps[tap] = lanes, &mut half);
             for lane in 0..LANES.min(valid - column) {
                 let out = &mut grad_weight[((column + lane) * source + s) * TAPS..][..TAPS];
                 for (out, lanes) in out.iter_mut().zip(&taps) {

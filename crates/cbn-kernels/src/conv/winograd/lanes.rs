@@ -43,33 +43,36 @@ impl Lanes {
     }
 }
 
-/// Working memory of [`both_ways`]: a square transformed one way, `[x][y]`. Made once, for zeroing it shows.
+/// Working memory of [`both_ways`]: N columns transformed to M each, `[x][y]`. Made once, for zeroing it shows.
 pub(super) type Half<const N: usize, const M: usize> = [[Lanes; M]; N];
 
-/// Applies a transform to the columns, then to the rows, of an `N x N` square: `M x M` come out.
+/// Applies `V` to the columns, then `H` to the rows, of a rectangle of `N x P`: `M x Q` come out.
 ///
-/// `load` is given row and column, `store` the row-major index: nothing but the half-transformed square is kept, which
+/// `load` is given row and column, `store` the row-major index: nothing but the half-transformed rectangle is kept, which
 /// would not fit the registers.
 #[inline(always)]
-pub(super) fn both_ways<F: Transform<N, M>, const N: usize, const M: usize>(
+pub(super) fn both_ways<V, H, const N: usize, const M: usize, const P: usize, const Q: usize>(
     load: impl Fn(usize, usize) -> Lanes,
     mut store: impl FnMut(usize, Lanes),
-    half: &mut Half<N, M>,
-) {
+    half: &mut Half<P, M>,
+) where
+    V: Transform<N, M>,
+    H: Transform<P, Q>,
+{
     for (x, half) in half.iter_mut().enumerate() {
         let mut line = [Lanes::ZERO; N];
         for (y, lanes) in line.iter_mut().enumerate() {
             *lanes = load(y, x);
         }
-        *half = apply::<F, N, M>(line);
+        *half = apply::<V, N, M>(line);
     }
     for y in 0..M {
-        let mut row = [Lanes::ZERO; N];
+        let mut row = [Lanes::ZERO; P];
         for (lanes, half) in row.iter_mut().zip(half.iter()) {
             *lanes = half[y];
         }
-        for (x, lanes) in apply::<F, N, M>(row).into_iter().enumerate() {
-            store(y * M + x, lanes);
+        for (x, lanes) in apply::<H, P, Q>(row).into_iter().enumerate() {
+            store(y * Q + x, lanes);
         }
     }
 }

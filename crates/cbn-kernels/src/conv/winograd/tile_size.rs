@@ -19,9 +19,13 @@ impl TileSize {
     ///
     /// Large tiles have an error of 6e-6 at 256 channels, twice that of small ones, and both grow with the root of the channels.
     pub(crate) fn choose(shape: &ConvShape) -> Self {
+        if Self::Six.is_accurate(shape) && Self::has_large_fewer_products(shape) { Self::Six } else { Self::Four }
+    }
+
+    /// Whether the error of the convolution and its data gradient stays within 1e-5.
+    pub(crate) fn is_accurate(self, shape: &ConvShape) -> bool {
         const MOST_CHANNELS: usize = 512;
-        let is_accurate = shape.in_channels.max(shape.out_channels) <= MOST_CHANNELS;
-        if is_accurate && Self::has_large_fewer_products(shape) { Self::Six } else { Self::Four }
+        self == Self::Four || shape.in_channels.max(shape.out_channels) <= MOST_CHANNELS
     }
 
     /// The faster size for the weight gradient, whose error does not depend on the channels.
@@ -51,7 +55,7 @@ impl TileSize {
 
     /// Outputs of a tile, per side.
     pub(crate) fn side(self) -> usize {
-        self.tile().side()
+        self.tile().sides()[0]
     }
 
     /// Products per tile and channel pair.
@@ -65,36 +69,44 @@ impl TileSize {
     }
 }
 
-/// The squares that an algorithm works on: `FMxR` has M outputs of R taps per side.
+/// The rectangles that an algorithm works on: `FMxR` has M outputs of R taps per side, `FMNxR` M rows and N columns of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tile {
     F4x3,
     F6x3,
+    /// Of [`super::mixed`].
+    F46x3,
+    /// Of [`super::mixed`].
+    F64x3,
     /// Of [`super::strided`].
     F5x4,
 }
 
 impl Tile {
-    /// Outputs, per side.
-    pub(crate) fn side(self) -> usize {
+    /// How many there are with three taps: the first.
+    pub(crate) const WITH_3_TAPS: usize = 4;
+
+    /// Rows and columns of outputs.
+    pub(crate) fn sides(self) -> [usize; 2] {
         match self {
-            Self::F4x3 => 4,
-            Self::F6x3 => 6,
-            Self::F5x4 => 5,
+            Self::F4x3 => [4, 4],
+            Self::F6x3 => [6, 6],
+            Self::F46x3 => [4, 6],
+            Self::F64x3 => [6, 4],
+            Self::F5x4 => [5, 5],
         }
     }
 
-    /// Inputs, per side.
-    pub(crate) fn reach(self) -> usize {
-        match self {
-            Self::F4x3 => 6,
-            Self::F6x3 | Self::F5x4 => 8,
-        }
+    /// Rows and columns of inputs.
+    pub(crate) fn reaches(self) -> [usize; 2] {
+        let taps = if self == Self::F5x4 { 4 } else { 3 };
+        self.sides().map(|side| side + taps - 1)
     }
 
     /// Products per channel pair.
     pub(crate) fn frequencies(self) -> usize {
-        self.reach() * self.reach()
+        let [rows, columns] = self.reaches();
+        rows * columns
     }
 }
 

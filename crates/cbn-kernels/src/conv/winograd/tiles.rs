@@ -43,6 +43,8 @@ pub(crate) enum Bands<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tiling<'a> {
     pub bands: Bands<'a>,
+    /// Where the tiles of a band start, if it is not all of it that is tiled.
+    pub lefts: Option<&'a [usize]>,
     pub tile: Tile,
     pub height: usize,
     pub width: usize,
@@ -53,12 +55,12 @@ impl Tiling<'_> {
     pub fn bands_per_image(&self) -> usize {
         match self.bands {
             Bands::At(tops) => tops.len(),
-            Bands::All | Bands::OfImages { .. } => self.height.div_ceil(self.tile.side()),
+            Bands::All | Bands::OfImages { .. } => self.height.div_ceil(self.tile.sides()[0]),
         }
     }
 
     pub fn tiles_per_band(&self) -> usize {
-        self.width.div_ceil(self.tile.side())
+        self.lefts.map_or_else(|| self.width.div_ceil(self.tile.sides()[1]), <[usize]>::len)
     }
 
     /// Image, and the top left output, of a tile.
@@ -66,17 +68,18 @@ impl Tiling<'_> {
     fn position(&self, tile: usize) -> (usize, usize, usize) {
         let (band, x) = (tile / self.tiles_per_band(), tile % self.tiles_per_band());
         let (image, band) = (band / self.bands_per_image(), band % self.bands_per_image());
-        let side = self.tile.side();
+        let [height, width] = self.tile.sides();
+        let left = self.lefts.map_or(x * width, |lefts| lefts[x]);
         match self.bands {
-            Bands::All => (image, band * side, x * side),
-            Bands::OfImages { first, every } => (first + image * every, band * side, x * side),
-            Bands::At(tops) => (image, tops[band], x * side),
+            Bands::All => (image, band * height, left),
+            Bands::OfImages { first, every } => (first + image * every, band * height, left),
+            Bands::At(tops) => (image, tops[band], left),
         }
     }
 
     /// The first output pixel of a band, where all are tiled.
     pub fn first_pixel(&self, band: usize) -> usize {
-        let (image, row) = (band / self.bands_per_image(), band % self.bands_per_image() * self.tile.side());
+        let (image, row) = (band / self.bands_per_image(), band % self.bands_per_image() * self.tile.sides()[0]);
         (image * self.height + row) * self.width
     }
 }
@@ -137,33 +140,37 @@ fn transform_inputs_body<T: Target>(
     v: &mut [f32],
 ) {
     match tiling.tile {
-        Tile::F4x3 => inputs_of::<Input<Four>, 4, 6>(map, tiling, tiles, strides, v),
-        Tile::F6x3 => inputs_of::<Input<Six>, 6, 8>(map, tiling, tiles, strides, v),
-        Tile::F5x4 => inputs_of::<Input<Five>, 5, 8>(map, tiling, tiles, strides, v),
+        Tile::F4x3 => inputs_of::<Input<Four>, Input<Four>, 6, 6>(map, tiling, tiles, strides, v),
+        Tile::F6x3 => inputs_of::<Input<Six>, Input<Six>, 8, 8>(map, tiling, tiles, strides, v),
+        Tile::F46x3 => inputs_of::<Input<Four>, Input<Six>, 6, 8>(map, tiling, tiles, strides, v),
+        Tile::F64x3 => inputs_of::<Input<Six>, Input<Four>, 8, 6>(map, tiling, tiles, strides, v),
+        Tile::F5x4 => inputs_of::<Input<Five>, Input<Five>, 8, 8>(map, tiling, tiles, strides, v),
     }
 }
 
 #[inline(always)]
-fn inputs_of<F: Transform<REACH, REACH>, const SIDE: usize, const REACH: usize>(
+fn inputs_of<V: Transform<N, N>, H: Transform<P, P>, const N: usize, const P: usize>(
     map: Map<'_>,
     tiling: &Tiling<'_>,
     tiles: Range<usize>,
     strides: Strides,
     v: &mut [f32],
 ) {
-    let square = |tile: usize| {
+    let rectangle = |tile: usize| {
         let (image, y, x) = tiling.position(tile);
         let corner = [y as isize - tiling.padding[0] as isize, x as isize - tiling.padding[1] as isize];
-        Square::<REACH>::new(map, image, corner)
+        Rectangle::<N, P>::new(map, image, corner)
     };
-    let mut half = [[Lanes::ZERO; REACH]; REACH];
+    // Those that a tile and its right neighbour have in common.
+    let common_columns = P - tiling.tile.sides()[1];
+    let mut half = [[Lanes::ZERO; N]; P];
     for (i, tile) in tiles.enumerate() {
-        let (square, next) = (square(tile), square(tile + 1));
+        let (rectangle, next) = (rectangle(tile), rectangle(tile + 1));
         for c in (0..map.channels).step_by(LANES) {
-            next.prefetch(map, REACH - SIDE, c);
+            next.prefetch(map, common_columns, c);
             let out = &mut v[i * strides.tile + c..];
             let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
-            square.transform::<F, REACH>(map, c, store, &mut half);
+            rectangle.transform::<V, H, N, P>(map, c, store, &mut half);
         }
     }
 }
@@ -194,7 +201,7 @@ fn output_gradients_of<F: Transform<SIDE, REACH>, const SIDE: usize, const REACH
 ) {
     let square = |tile: usize| {
         let (image, y, x) = tiling.position(tile);
-        Square::<SIDE>::new(map, image, [y as isize, x as isize])
+        Rectangle::<SIDE, SIDE>::new(map, image, [y as isize, x as isize])
     };
     let mut half = [[Lanes::ZERO; REACH]; SIDE];
     for (i, tile) in tiles.enumerate() {
@@ -203,34 +210,34 @@ fn output_gradients_of<F: Transform<SIDE, REACH>, const SIDE: usize, const REACH
             next.prefetch(map, 0, first + c);
             let out = &mut dm[i * strides.tile + c..];
             let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
-            square.transform::<F, REACH>(map, first + c, store, &mut half);
+            square.transform::<F, F, REACH, REACH>(map, first + c, store, &mut half);
         }
     }
 }
 
-/// N x N pixels of a map.
-enum Square<const N: usize> {
+/// N x P pixels of a map.
+enum Rectangle<const N: usize, const P: usize> {
     /// All on the map: where the first starts.
     Inside(usize),
     /// Where each starts, or the nearest that is on the map; and all ones, or zeros where the pixel is outside.
-    Across([[usize; N]; N], [[u32; N]; N]),
+    Across([[usize; P]; N], [[u32; P]; N]),
 }
 
-impl<const N: usize> Square<N> {
-    /// The square whose top left pixel is `corner`.
+impl<const N: usize, const P: usize> Rectangle<N, P> {
+    /// The rectangle whose top left pixel is `corner`.
     #[inline(always)]
     fn new(map: Map<'_>, image: usize, corner: [isize; 2]) -> Self {
         let start = |y: isize, x: isize| ((image * map.height + y as usize) * map.width + x as usize) * map.channels;
         let last = [map.height as isize - 1, map.width as isize - 1];
-        let reach = N as isize - 1;
-        if corner[0] >= 0 && corner[1] >= 0 && corner[0] + reach <= last[0] && corner[1] + reach <= last[1] {
+        let end = [corner[0] + N as isize - 1, corner[1] + P as isize - 1];
+        if corner[0] >= 0 && corner[1] >= 0 && end[0] <= last[0] && end[1] <= last[1] {
             return Self::Inside(start(corner[0], corner[1]));
         }
-        let (mut starts, mut masks) = ([[0; N]; N], [[0; N]; N]);
+        let (mut starts, mut masks) = ([[0; P]; N], [[0; P]; N]);
         for i in 0..N {
             let y = corner[0] + i as isize;
             let nearest_y = y.min(last[0]).max(0);
-            for j in 0..N {
+            for j in 0..P {
                 let x = corner[1] + j as isize;
                 let nearest_x = x.min(last[1]).max(0);
                 starts[i][j] = start(nearest_y, nearest_x);
@@ -240,11 +247,11 @@ impl<const N: usize> Square<N> {
         Self::Across(starts, masks)
     }
 
-    /// Asks for the square's columns from `first_column` on, of 16 channels: waiting for them is what a transform costs.
+    /// Asks for the rectangle's columns from `first_column` on, of 16 channels: waiting for them is what a transform costs.
     #[inline(always)]
     fn prefetch(&self, map: Map<'_>, first_column: usize, channel: usize) {
         for y in 0..N {
-            for x in first_column..N {
+            for x in first_column..P {
                 let start = match self {
                     Self::Inside(start) => start + (y * map.width + x) * map.channels,
                     Self::Across(starts, _) => starts[y][x],
@@ -254,32 +261,32 @@ impl<const N: usize> Square<N> {
         }
     }
 
-    /// Transforms 16 channels of the square; channels that the map does not have are zero.
+    /// Transforms 16 channels of the rectangle; channels that the map does not have are zero.
     #[inline(always)]
-    fn transform<F: Transform<N, M>, const M: usize>(
+    fn transform<V: Transform<N, M>, H: Transform<P, Q>, const M: usize, const Q: usize>(
         &self,
         map: Map<'_>,
         channel: usize,
         store: impl FnMut(usize, Lanes),
-        half: &mut Half<N, M>,
+        half: &mut Half<P, M>,
     ) {
         let is_whole = channel + LANES <= map.channels && !map.data.is_empty();
         match self {
             Self::Inside(start) if is_whole => {
                 let load = |y, x| Lanes::load(&map.data[start + (y * map.width + x) * map.channels + channel..]);
-                both_ways::<F, N, M>(load, store, half);
+                both_ways::<V, H, N, M, P, Q>(load, store, half);
             }
             Self::Across(starts, masks) if is_whole => {
                 let load = |y: usize, x: usize| Lanes::load(&map.data[starts[y][x] + channel..]).and(masks[y][x]);
-                both_ways::<F, N, M>(load, store, half);
+                both_ways::<V, H, N, M, P, Q>(load, store, half);
             }
             Self::Inside(start) => {
                 let start = |y, x| start + (y * map.width + x) * map.channels;
-                both_ways::<F, N, M>(|y, x| load_part(map, start(y, x), channel), store, half);
+                both_ways::<V, H, N, M, P, Q>(|y, x| load_part(map, start(y, x), channel), store, half);
             }
             Self::Across(starts, masks) => {
                 let load = |y: usize, x: usize| load_part(map, starts[y][x], channel).and(masks[y][x]);
-                both_ways::<F, N, M>(load, store, half);
+                both_ways::<V, H, N, M, P, Q>(load, store, half);
             }
         }
     }
@@ -304,15 +311,27 @@ fn transform_outputs_body<T: Target>(
     y: &mut Out,
 ) {
     match tiling.tile {
-        Tile::F4x3 => outputs_of::<T, Output<Four>, 4, 6>(m, strides, tiling, tiles, finish, channels, y),
-        Tile::F6x3 => outputs_of::<T, Output<Six>, 6, 8>(m, strides, tiling, tiles, finish, channels, y),
-        Tile::F5x4 => outputs_of::<T, Output<Five>, 5, 8>(m, strides, tiling, tiles, finish, channels, y),
+        Tile::F4x3 => {
+            outputs_of::<T, Output<Four>, Output<Four>, 6, 4, 6, 4>(m, strides, tiling, tiles, finish, channels, y);
+        }
+        Tile::F6x3 => {
+            outputs_of::<T, Output<Six>, Output<Six>, 8, 6, 8, 6>(m, strides, tiling, tiles, finish, channels, y);
+        }
+        Tile::F46x3 => {
+            outputs_of::<T, Output<Four>, Output<Six>, 6, 4, 8, 6>(m, strides, tiling, tiles, finish, channels, y);
+        }
+        Tile::F64x3 => {
+            outputs_of::<T, Output<Six>, Output<Four>, 8, 6, 6, 4>(m, strides, tiling, tiles, finish, channels, y);
+        }
+        Tile::F5x4 => {
+            outputs_of::<T, Output<Five>, Output<Five>, 8, 5, 8, 5>(m, strides, tiling, tiles, finish, channels, y);
+        }
     }
 }
 
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "those of `transform_outputs`")]
-fn outputs_of<T: Target, F: Transform<REACH, SIDE>, const SIDE: usize, const REACH: usize>(
+fn outputs_of<T: Target, V, H, const N: usize, const M: usize, const P: usize, const Q: usize>(
     m: &[f32],
     strides: Strides,
     tiling: &Tiling<'_>,
@@ -320,21 +339,24 @@ fn outputs_of<T: Target, F: Transform<REACH, SIDE>, const SIDE: usize, const REA
     finish: &Finish<'_>,
     (first, count, all): (usize, usize, usize),
     y: &mut Out,
-) {
+) where
+    V: Transform<N, M>,
+    H: Transform<P, Q>,
+{
     let Finish { epilogue, first_pixel, is_streamed } = *finish;
-    let mut half = [[Lanes::ZERO; SIDE]; REACH];
-    let mut finished = [[[0.0; PANEL]; SIDE]; SIDE];
+    let mut half = [[Lanes::ZERO; M]; P];
+    let mut finished = [[[0.0; PANEL]; Q]; M];
     let stream = is_streamed.then_some(Stream);
     for (i, tile) in tiles.enumerate() {
         for c in (0..strides.tile).step_by(LANES) {
             let m = &m[i * strides.tile + c..];
-            let load = |y, x| Lanes::load(&m[(y * REACH + x) * strides.frequency..]);
+            let load = |y, x| Lanes::load(&m[(y * P + x) * strides.frequency..]);
             let store = |pixel: usize, lanes: Lanes| lanes.store(&mut finished.as_flattened_mut()[pixel][c..c + LANES]);
-            both_ways::<F, REACH, SIDE>(load, store, &mut half);
+            both_ways::<V, H, N, M, P, Q>(load, store, &mut half);
         }
         let (image, top, left) = tiling.position(tile);
         for (j, sums) in finished.as_flattened_mut().iter_mut().enumerate() {
-            let (row, column) = (top + j / SIDE, left + j % SIDE);
+            let (row, column) = (top + j / Q, left + j % Q);
             if row < tiling.height && column < tiling.width {
                 let pixel = (image * tiling.height + row) * tiling.width + column - first_pixel;
                 let start = pixel * all + first;

@@ -42,7 +42,7 @@ pub(crate) fn run<const N: usize>(
     let frequencies = size.frequencies();
     let (height, width) = (shape.out_height(), shape.out_width());
     let (source, target) = (shape.in_channels, shape.out_channels);
-    let tiling = Tiling { bands, tile: size.tile(), height, width, padding: shape.padding };
+    let tiling = Tiling { bands, lefts: None, tile: size.tile(), height, width, padding: shape.padding };
     let tiles = batch * tiling.bands_per_image() * tiling.tiles_per_band();
     let maps = Maps {
         x: Map { data: x, height: shape.in_height, width: shape.in_width, channels: source },
