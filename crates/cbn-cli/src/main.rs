@@ -47,7 +47,7 @@ fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let is_shared = matches!(command, Command::Train(_) | Command::Test(_));
+    let is_shared = matches!(command, Command::Train(_) | Command::Test(_) | Command::Detect(_));
     if !is_shared && !peers.is_first() {
         // One process does it.
         return ExitCode::SUCCESS;
@@ -57,7 +57,7 @@ fn run() -> ExitCode {
         Command::Demo(args) => commands::demo::run(&args),
         Command::Test(args) => commands::test::run(&args, &peers),
         Command::Eval(args) => commands::eval::run(&args),
-        Command::Detect(args) => commands::detect::run(&args),
+        Command::Detect(args) => commands::detect::run(&args, &peers),
         Command::Convert(args) => commands::convert::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Report(args) => commands::report::run(&args),

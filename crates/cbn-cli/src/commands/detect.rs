@@ -9,13 +9,14 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
+use cbn::process_group::Peers;
 use cbn_detection::data::{Category, ImageError, TestBatch, read_rgb};
 use cbn_detection::eval::{CocoDetection, collect};
 use cbn_detection::structures::ImageSize;
 use cbn_report::overlay::{Item, Scale, class_color, render};
 use image::RgbImage;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::DetectArgs;
 use crate::model_file::TrainedModel;
@@ -32,16 +33,16 @@ struct Task {
 }
 
 /// One picture in detections.json, or one line of the stream.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum PictureRecord<'a> {
+enum PictureRecord {
     Seen {
         file_name: String,
         width: u32,
         height: u32,
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         overlay: Option<String>,
-        detections: Vec<NamedDetection<'a>>,
+        detections: Vec<NamedDetection>,
     },
     Unusable {
         file_name: String,
@@ -49,37 +50,46 @@ enum PictureRecord<'a> {
     },
 }
 
-#[derive(Serialize)]
-struct NamedDetection<'a> {
-    category: &'a str,
+#[derive(Serialize, Deserialize)]
+struct NamedDetection {
+    category: String,
     #[serde(flatten)]
     detection: CocoDetection,
 }
 
-pub fn run(args: &DetectArgs) -> Result<()> {
+/// Batch k belongs to process k mod N, which draws its overlays; rank 0 tells of all, in order.
+pub fn run(args: &DetectArgs, peers: &Peers) -> Result<()> {
     let device = args.device.open()?;
     let tasks = tasks(args)?;
-    let json = args.out_dir.as_deref().map(open_json).transpose()?;
+    let json = args.out_dir.as_deref().filter(|_| peers.is_first()).map(open_json).transpose()?;
     let model = TrainedModel::load(&args.checkpoint, &device)?;
+    let num_rounds = tasks.len().div_ceil(args.batch.get()).div_ceil(peers.size());
+    let own: Vec<&Task> = tasks.chunks(args.batch.get()).skip(peers.rank()).step_by(peers.size()).flatten().collect();
     let (mut records, mut num_unusable) = (Vec::new(), 0);
     let result = thread::scope(|scope| -> Result<()> {
         let readers: Vec<_> = (0..args.workers.get())
             .map(|worker| {
                 let (sender, pictures) = sync_channel(2 * args.batch.get());
-                let tasks = &tasks;
+                let own = &own;
                 scope.spawn(move || {
-                    let own = tasks.iter().skip(worker).step_by(args.workers.get());
+                    let of_worker = own.iter().skip(worker).step_by(args.workers.get());
                     // An error from `send` means that nobody listens any more.
-                    let _ = own.map(|task| read_rgb(&task.path)).try_for_each(|picture| sender.send(picture));
+                    let _ = of_worker.map(|task| read_rgb(&task.path)).try_for_each(|picture| sender.send(picture));
                 });
                 pictures
             })
             .collect();
-        let places: Vec<usize> = (0..tasks.len()).collect();
-        for batch in places.chunks(args.batch.get()) {
-            for record in detect_batch(&model, (&tasks, batch), &readers, &device, args.score)? {
+        let places: Vec<usize> = (0..own.len()).collect();
+        let mut batches = places.chunks(args.batch.get());
+        for _ in 0..num_rounds {
+            // In the last round some processes have none.
+            let batch = batches.next().unwrap_or_default();
+            let found = detect_batch(&model, (&own, batch), &readers, &device, args.score)?;
+            for record in gather(found, peers)? {
                 num_unusable += usize::from(matches!(record, PictureRecord::Unusable { .. }));
-                tell(&record, args.jsonl)?;
+                if peers.is_first() {
+                    tell(&record, args.jsonl)?;
+                }
                 if json.is_some() {
                     records.push(record);
                 }
@@ -94,18 +104,32 @@ pub fn run(args: &DetectArgs) -> Result<()> {
         file.flush().with_context(|| format!("cannot write {}", path.display()))?;
         eprintln!("{}", path.display());
     }
+    if !peers.is_first() {
+        return Ok(());
+    }
     ensure!(num_unusable == 0, "{num_unusable} of {} pictures could not be used; see above", tasks.len());
     Ok(())
 }
 
+/// The records of all processes, by rank.
+fn gather(own: Vec<PictureRecord>, peers: &Peers) -> Result<Vec<PictureRecord>> {
+    if peers.is_alone() {
+        return Ok(own);
+    }
+    let parts = peers.gather(&serde_json::to_vec(&own)?);
+    let parts: Vec<Vec<PictureRecord>> =
+        parts.iter().map(|part| serde_json::from_slice(part)).collect::<Result<_, _>>()?;
+    Ok(parts.into_iter().flatten().collect())
+}
+
 /// Takes a batch from its readers, and makes a record of each of its pictures, in order.
-fn detect_batch<'a>(
-    model: &'a TrainedModel,
-    (tasks, batch): (&[Task], &[usize]),
+fn detect_batch(
+    model: &TrainedModel,
+    (tasks, batch): (&[&Task], &[usize]),
     readers: &[Receiver<Result<RgbImage, ImageError>>],
     device: &Device,
     score: f64,
-) -> Result<Vec<PictureRecord<'a>>> {
+) -> Result<Vec<PictureRecord>> {
     let pictures: Vec<Result<RgbImage, ImageError>> = batch
         .iter()
         .map(|place| readers[place % readers.len()].recv().context("a thread that reads pictures ended early"))
@@ -117,19 +141,19 @@ fn detect_batch<'a>(
         .zip(&pictures)
         .map(|(&place, picture)| {
             let found = if picture.is_ok() { found.next().unwrap_or_default() } else { Vec::new() };
-            (&tasks[place], picture, found)
+            (tasks[place], picture, found)
         })
         .collect();
     let categories = &model.categories;
     seen.into_par_iter().map(|(task, picture, found)| record(categories, task, picture.as_ref(), found)).collect()
 }
 
-fn record<'a>(
-    categories: &'a [Category],
+fn record(
+    categories: &[Category],
     task: &Task,
     picture: Result<&RgbImage, &ImageError>,
     found: Vec<CocoDetection>,
-) -> Result<PictureRecord<'a>> {
+) -> Result<PictureRecord> {
     let file_name = task.path.display().to_string();
     let picture = match picture {
         Ok(picture) => picture,
@@ -138,7 +162,10 @@ fn record<'a>(
     if let Some(overlay) = &task.overlay {
         draw(categories, picture, &found, overlay)?;
     }
-    let named = |detection: CocoDetection| NamedDetection { category: class_name(categories, &detection), detection };
+    let named = |detection: CocoDetection| NamedDetection {
+        category: class_name(categories, &detection).to_owned(),
+        detection,
+    };
     Ok(PictureRecord::Seen {
         file_name,
         width: picture.width(),
@@ -148,7 +175,7 @@ fn record<'a>(
     })
 }
 
-fn tell(record: &PictureRecord<'_>, as_json: bool) -> Result<()> {
+fn tell(record: &PictureRecord, as_json: bool) -> Result<()> {
     if let PictureRecord::Unusable { error, .. } = record {
         eprintln!("cbn: {error}");
     }

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use crate::structures::TrainBatch;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoaderConfig {
-    /// Images of a training step, over all shards; images in a test batch of one process.
+    /// Images of a training step, over all shards; images of a test batch, which one shard has whole.
     pub batch_size: usize,
     /// Threads that read and transform images; 0 does it on the caller's thread.
     pub num_workers: usize,
@@ -207,12 +208,12 @@ impl TestLoader {
 
     /// Images of this process.
     pub fn num_images(&self) -> usize {
-        self.indices().len()
+        self.own_batches().map(|batch| batch.len()).sum()
     }
 
     /// Batches of this process.
     pub fn num_batches(&self) -> usize {
-        self.num_images().div_ceil(self.config.batch_size)
+        self.own_batches().count()
     }
 
     /// The batches; the last one may be smaller.
@@ -220,17 +221,19 @@ impl TestLoader {
     /// An image that cannot be read is an error in place of its batch.
     pub fn batches(&self) -> impl ExactSizeIterator<Item = Result<TestBatch, DataError>> + use<> {
         let loader = self.clone();
-        let indices: Vec<usize> = self.indices().collect();
-        let LoaderConfig { batch_size, num_workers, queue_batches, .. } = self.config;
-        Prefetch::new(self.num_batches(), num_workers, queue_batches, move |step| {
-            let batch = indices.chunks(batch_size).nth(step).expect("the step is below the number of batches");
-            TestBatch::load(&loader.dataset, batch, &loader.transform)
+        let own: Vec<Range<usize>> = self.own_batches().collect();
+        let LoaderConfig { num_workers, queue_batches, .. } = self.config;
+        Prefetch::new(own.len(), num_workers, queue_batches, move |step| {
+            let batch: Vec<usize> = own[step].clone().collect();
+            TestBatch::load(&loader.dataset, &batch, &loader.transform)
         })
     }
 
-    /// Every `count`-th image, from the shard's rank on.
-    fn indices(&self) -> impl ExactSizeIterator<Item = usize> + use<> {
-        let Shard { rank, count } = self.config.shard;
-        (rank..self.dataset.images.len().max(rank)).step_by(count)
+    /// Every `count`-th batch, from the shard's rank on: batches do not depend on how many processes share them.
+    fn own_batches(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let LoaderConfig { batch_size, shard, .. } = self.config;
+        let num_images = self.dataset.images.len();
+        let starts = (0..num_images).step_by(batch_size).skip(shard.rank).step_by(shard.count);
+        starts.map(move |start| start..num_images.min(start + batch_size))
     }
 }

@@ -88,7 +88,7 @@ impl Evaluator {
         Ok((found, summaries))
     }
 
-    /// What is found in each image of this process.
+    /// What is found in each batch of this process.
     fn detect(
         &self,
         detector: &Detector,
@@ -101,11 +101,9 @@ impl Evaluator {
         for batch in self.loader.batches() {
             let batch = batch?;
             let detections = detector.detect(&batch.images.to_device(device));
-            for (detections, meta) in detections.iter().zip(&batch.metas) {
-                let of_image = collect(detections, meta, &self.category_ids);
-                let is_known = |detection: &CocoDetection| known.contains(&detection.category_id);
-                found.push(of_image.into_iter().filter(is_known).collect());
-            }
+            let of_images = detections.iter().zip(&batch.metas);
+            let of_batch = of_images.flat_map(|(detections, meta)| collect(detections, meta, &self.category_ids));
+            found.push(of_batch.filter(|detection| known.contains(&detection.category_id)).collect());
             num_done += batch.metas.len();
             if on_progress(num_done).is_break() {
                 return Err(EvalError::Interrupted);
@@ -115,15 +113,15 @@ impl Evaluator {
     }
 }
 
-/// In the order of the data set: rank r of n had the images r, r + n, ...
+/// In the order of the data set: rank r of n had the batches r, r + n, ...
 fn interleave(parts: Vec<Vec<Vec<CocoDetection>>>) -> Vec<CocoDetection> {
     let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
     let mut all = Vec::new();
     loop {
         let mut is_done = true;
-        for of_image in parts.iter_mut().filter_map(Iterator::next) {
+        for of_batch in parts.iter_mut().filter_map(Iterator::next) {
             is_done = false;
-            all.extend(of_image);
+            all.extend(of_batch);
         }
         if is_done {
             return all;
