@@ -44,6 +44,7 @@ fn checkpoint(network: &Network) -> Checkpoint {
         model: collect(network),
         velocities: NamedTensors::from([("first.bias".to_owned(), network.first.bias.val().into_data())]),
         averages: NamedTensors::from([("first.weight".to_owned(), (network.first.weight.val() * 2.0).into_data())]),
+        others: Vec::new(),
     }
 }
 
@@ -55,13 +56,16 @@ fn saved(path: &Path) {
 fn everything_comes_back_under_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.safetensors");
-    let original = checkpoint(&network(3, 3));
+    let mut original = checkpoint(&network(3, 3));
+    let of_third = NamedTensors::from([("first.bias".to_owned(), network(1, 3).first.bias.val().into_data())]);
+    original.others = vec![NamedTensors::new(), of_third];
     original.save(&path).unwrap();
     let loaded = Checkpoint::load(&path).unwrap();
     assert_eq!(loaded.info, original.info);
     assert_eq!(loaded.model, original.model);
     assert_eq!(loaded.velocities, original.velocities);
     assert_eq!(loaded.averages, original.averages);
+    assert_eq!(loaded.others, original.others);
     assert_eq!(Checkpoint::read_info(&path).unwrap(), original.info);
     let names: Vec<&str> = loaded.model.keys().map(String::as_str).collect();
     let expected =

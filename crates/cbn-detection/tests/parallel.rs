@@ -118,6 +118,10 @@ fn two_processes_have_the_losses_and_gradients_of_one() {
         }
         let error = relative(&all_two, &all_one);
         assert!(error < 1e-5, "{norm}: {error:e}, worst {worst:?}");
+        // Before a norm over regions that look alike at the start, a convolution's gradient is a small rest of large terms: 5e-5 for
+        // roi.boxes.head.convs.0.weight.
+        let bar = if norm == "\"sync_bn\"" { 2e-4 } else { 1e-5 };
+        assert!(worst.0 < bar, "{norm}: {worst:?}");
     }
 }
 
@@ -125,7 +129,7 @@ fn two_processes_have_the_losses_and_gradients_of_one() {
 fn twenty_steps_are_the_same_on_one_two_and_four_processes() {
     let data = Data::new();
     let mut assignments = norms("\"sync_bn\"");
-    assignments.extend(["train.length={ iterations = 20 }", "train.learning_rate=0.001"].map(String::from));
+    assignments.extend(["train.length={ iterations = 20 }", "train.learning_rate=0.0001"].map(String::from));
     let of_sizes = [1, 2, 4].map(|size| {
         let dir = tempfile::tempdir().unwrap();
         train(&data, size, &assignments, dir.path(), false)
@@ -135,10 +139,9 @@ fn twenty_steps_are_the_same_on_one_two_and_four_processes() {
     });
     assert_eq!(of_sizes[0].len(), 20);
     let differences = [1, 2].map(|i| largest_difference(&of_sizes[i], &of_sizes[0]));
-    // Gradients that differ by 1e-6 of their length lead apart step by step. The bar is 1e-4 for both; four processes miss it (2e-4 when this
-    // was written, docs/scaling.md says so), and the second limit keeps that from growing unseen.
-    let [of_two, of_four] = differences;
-    assert!(of_two < 1e-4 && of_four < 4e-4, "{differences:?}");
+    // Sums in another order differ by 1e-7; from there the runs lead apart, at ten times this rate by 5e-4, with norms that exchange nothing too:
+    // now and then a pixel of a mask's target or a region's class flips.
+    assert!(differences.iter().all(|&difference| difference < 1e-4), "{differences:?}");
 }
 
 #[test]
@@ -156,6 +159,27 @@ fn a_run_goes_on_with_another_number_of_processes() {
     assert_eq!(both.len(), 6);
     let difference = largest_difference(&both[4..], &whole[2..]);
     assert!(difference < 1e-4, "{difference}");
+}
+
+/// CBN's statistics are each process's own, and a checkpoint holds them all.
+#[test]
+fn a_run_resumed_by_as_many_processes_is_the_uninterrupted_one() {
+    let data = Data::new();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [whole, interrupted] = dirs.each_ref().map(|dir| dir.path());
+    let assignments =
+        ["train.length={ iterations = 6 }", "train.checkpoint_every={ iterations = 3 }", "norm.backbone=\"frozen\""];
+    let assignments = assignments.map(String::from);
+    for dir in [whole, interrupted] {
+        train(&data, 2, &assignments, dir, false).into_iter().for_each(|outcome| assert_eq!(outcome.unwrap(), 6));
+    }
+    let last = |dir: &Path| dir.join("checkpoint_00000006.safetensors");
+    let reference = std::fs::read(last(whole)).unwrap();
+    let others = Checkpoint::load(&last(whole)).unwrap().others;
+    assert!(others.len() == 1 && others[0].keys().any(|name| name.contains("history")), "{:?}", others[0].keys());
+    std::fs::remove_file(last(interrupted)).unwrap();
+    train(&data, 2, &assignments, interrupted, true).into_iter().for_each(|outcome| assert_eq!(outcome.unwrap(), 6));
+    assert!(std::fs::read(last(interrupted)).unwrap() == reference, "another checkpoint");
 }
 
 /// The other process is told, instead of waiting for one that has left.

@@ -56,6 +56,7 @@ fn save_checkpoint(model: &TrainedModel, path: &Path) -> Result<()> {
         model: collect(&model.detector),
         velocities: NamedTensors::new(),
         averages: NamedTensors::new(),
+        others: Vec::new(),
     };
     Ok(checkpoint.save(path)?)
 }

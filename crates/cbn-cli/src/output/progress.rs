@@ -40,6 +40,9 @@ impl Progress {
             }
             Event::Logged(Record::Checkpoint { path, .. }) => self.line(&format!("wrote {}", path.display())),
             Event::Logged(Record::SkippedCheckpoint { reason, .. }) => self.line(&format!("skipped: {reason}")),
+            Event::Logged(Record::OtherProcesses { written_by, resumed_by }) => self.line(&format!(
+                "processes: {resumed_by} now, {written_by} wrote the checkpoint; bn and cbn go on with rank 0's statistics"
+            )),
             Event::Logged(Record::BadImage { reason, num_bad, limit }) => {
                 self.line(&format!("bad image {num_bad} of at most {limit}: {reason}"));
             }
@@ -86,8 +89,13 @@ impl Observer for Progress {
 
 fn describe(record: &IterationRecord) -> String {
     let losses: Vec<String> = record.losses.iter().map(|(name, loss)| format!("{name} {loss:.3}")).collect();
+    let exchange = if record.exchange_s == 0.0 {
+        String::new()
+    } else {
+        format!(" exchange {:.0} %", 100.0 * record.exchange_s / record.elapsed_s)
+    };
     format!(
-        "{:.1} images/s lr {:.5} loss {:.3} ({})",
+        "{:.1} images/s{exchange} lr {:.5} loss {:.3} ({})",
         record.images_per_s,
         record.learning_rate,
         record.loss,

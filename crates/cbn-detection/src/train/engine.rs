@@ -197,6 +197,7 @@ impl Trainer {
         if let Some((key, found, expected)) = first_difference(&checkpoint.info.plan, &self.plan, "") {
             return Err(TrainError::OtherPlan { path, key, found, expected });
         }
+        self.take_own_statistics(run, &mut checkpoint)?;
         run.detector = checkpoint.restore_model(&path, run.detector.clone())?;
         let foreign = |names| CheckpointError::ForeignVelocities { path: path.clone(), names };
         run.sgd.restore(&run.detector, checkpoint.velocities).map_err(foreign)?;
@@ -207,6 +208,19 @@ impl Trainer {
         run.saved = Some(run.iteration);
         run.best = checkpoint.info.best;
         run.began.1 = run.iteration;
+        Ok(())
+    }
+
+    /// Where as many processes go on as wrote the checkpoint, each has its own statistics again; else all have those of the first.
+    fn take_own_statistics(&self, run: &mut Run<'_>, checkpoint: &mut Checkpoint) -> Result<(), TrainError> {
+        let mut others = std::mem::take(&mut checkpoint.others);
+        let written_by = 1 + others.len();
+        if written_by != self.peers.size() {
+            return run.log(&Record::OtherProcesses { written_by, resumed_by: self.peers.size() });
+        }
+        if let Some(place) = self.peers.rank().checked_sub(1) {
+            checkpoint.model.append(&mut others[place]);
+        }
         Ok(())
     }
 
@@ -354,6 +368,7 @@ impl Trainer {
         }
         let began = Instant::now();
         let path = self.work_dir.checkpoint_path(run.iteration);
+        let model = collect(&run.detector);
         let checkpoint = Checkpoint {
             info: CheckpointInfo {
                 iteration: run.iteration,
@@ -362,7 +377,8 @@ impl Trainer {
                 categories: self.categories.clone(),
                 plan: self.plan.clone(),
             },
-            model: collect(&run.detector),
+            others: parallel::tensors_of_others(&model, &self.peers),
+            model,
             velocities: run.sgd.state(&run.detector),
             averages: run.ema.as_ref().map(|ema| ema.state(&run.detector)).unwrap_or_default(),
         };

@@ -27,6 +27,13 @@ pub enum Record {
         /// What is wrong with it.
         reason: String,
     },
+    /// The checkpoint was written by another number of processes: norms that look at one process's maps go on with the first one's statistics.
+    OtherProcesses {
+        /// How many wrote it.
+        written_by: usize,
+        /// How many go on.
+        resumed_by: usize,
+    },
     /// An iteration ended.
     Iteration(IterationRecord),
     /// An image could not be used; another one of the epoch took its place.

@@ -29,6 +29,8 @@ const METADATA_KEY: &str = "cbn";
 const VELOCITY_PREFIX: &str = "optimizer.velocity.";
 /// Averages of weights stand under their parameter's path behind this.
 const AVERAGE_PREFIX: &str = "ema.";
+/// What process r has otherwise than the first stands behind this, its number and a dot.
+const RANK_PREFIX: &str = "rank";
 
 /// What the tensors of a checkpoint belong to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,14 +66,25 @@ struct Metadata {
     /// Of all tensors and `info`.
     #[serde(default)]
     content_hash: String,
+    /// That trained together.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    num_processes: usize,
     #[serde(flatten)]
     info: serde_json::Value,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(count: &usize) -> bool {
+    *count == 1
 }
 
 /// A run at the end of an iteration.
 ///
 /// The file is a safetensors file. The model's tensors stand under their module paths, velocities under `optimizer.velocity.` and the path of
-/// their parameter, averages of weights under `ema.` and the same; everything else is JSON under the metadata key `cbn`, with a hash of it all.
+/// their parameter, averages of weights under `ema.` and the same, statistics that process r has for itself under `rankR.` and their path; everything else is JSON under the metadata key `cbn`, with a hash of it all.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// What the tensors belong to.
@@ -82,6 +95,8 @@ pub struct Checkpoint {
     pub velocities: NamedTensors,
     /// Averages of the parameters, if the run takes them.
     pub averages: NamedTensors,
+    /// Of each process after the first that trained, what it has otherwise than that one: statistics of norms that look at one process's maps.
+    pub others: Vec<NamedTensors>,
 }
 
 impl Checkpoint {
@@ -96,20 +111,23 @@ impl Checkpoint {
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
-        let groups =
-            [("", &self.model), (VELOCITY_PREFIX, &self.velocities), (AVERAGE_PREFIX, &self.averages)].into_iter();
-        let mut tensors: Vec<(String, &TensorData)> = groups
-            .flat_map(|(prefix, tensors)| tensors.iter().map(move |(name, data)| (format!("{prefix}{name}"), data)))
-            .collect();
+        let named = [("", &self.model), (VELOCITY_PREFIX, &self.velocities), (AVERAGE_PREFIX, &self.averages)];
+        let named = named.map(|(prefix, tensors)| (prefix.to_owned(), tensors)).into_iter();
+        let of_others = (1..).zip(&self.others).map(|(rank, tensors)| (format!("{RANK_PREFIX}{rank}."), tensors));
+        let mut tensors: Vec<(String, &TensorData)> = Vec::new();
+        for (prefix, group) in named.chain(of_others) {
+            tensors.extend(group.iter().map(|(name, data)| (format!("{prefix}{name}"), data)));
+        }
         tensors.sort_by(|(first, _), (second, _)| first.cmp(second));
         let views: Vec<(&str, TensorView<'_>)> = tensors
             .iter()
             .map(|(name, data)| view(name, data).map(|view| (name.as_str(), view)))
             .collect::<Result<_, _>>()?;
         let info = serde_json::to_value(&self.info).expect("a checkpoint's info has string keys only");
-        let content_hash = content_hash(&info.to_string(), &views);
-        let metadata = serde_json::to_string(&Metadata { format_version: FORMAT_VERSION, content_hash, info })
-            .expect("a checkpoint's info has string keys only");
+        let num_processes = 1 + self.others.len();
+        let content_hash = content_hash(&description(num_processes, &info), &views);
+        let metadata = Metadata { format_version: FORMAT_VERSION, content_hash, num_processes, info };
+        let metadata = serde_json::to_string(&metadata).expect("a checkpoint's info has string keys only");
         let metadata = HashMap::from([(METADATA_KEY.to_owned(), metadata)]);
         safetensors::serialize(views, Some(metadata)).map_err(CheckpointError::TooLarge)
     }
@@ -126,12 +144,17 @@ impl Checkpoint {
         let metadata = metadata_of(path, &header)?;
         let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
         check_hash(path, &metadata, &file)?;
+        let others = vec![NamedTensors::new(); metadata.num_processes.saturating_sub(1)];
         let info = info_of(path, metadata)?;
-        let mut checkpoint =
-            Self { info, model: NamedTensors::new(), velocities: NamedTensors::new(), averages: NamedTensors::new() };
+        let [model, velocities, averages] = std::array::from_fn(|_| NamedTensors::new());
+        let mut checkpoint = Self { info, model, velocities, averages, others };
         for (name, view) in file.iter() {
             let data = data(name, &view)?;
-            if let Some(parameter) = name.strip_prefix(VELOCITY_PREFIX) {
+            if let Some((rank, tensor)) = of_rank(name) {
+                let of_rank = rank.checked_sub(1).and_then(|place| checkpoint.others.get_mut(place));
+                let of_rank = of_rank.ok_or_else(|| CheckpointError::NotACheckpoint { path: path.to_owned() })?;
+                of_rank.insert(tensor.to_owned(), data);
+            } else if let Some(parameter) = name.strip_prefix(VELOCITY_PREFIX) {
                 checkpoint.velocities.insert(parameter.to_owned(), data);
             } else if let Some(parameter) = name.strip_prefix(AVERAGE_PREFIX) {
                 checkpoint.averages.insert(parameter.to_owned(), data);
@@ -184,6 +207,12 @@ impl Checkpoint {
     }
 }
 
+/// The process and the path of a tensor that is not the first process's.
+fn of_rank(name: &str) -> Option<(usize, &str)> {
+    let (rank, tensor) = name.strip_prefix(RANK_PREFIX)?.split_once('.')?;
+    Some((rank.parse().ok()?, tensor))
+}
+
 fn metadata_of(path: &Path, header: &Header) -> Result<Metadata, CheckpointError> {
     let foreign = || CheckpointError::NotACheckpoint { path: path.to_owned() };
     let text = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA_KEY)).ok_or_else(foreign)?;
@@ -202,10 +231,15 @@ fn info_of(path: &Path, metadata: Metadata) -> Result<CheckpointInfo, Checkpoint
     serde_json::from_value(metadata.info).map_err(|_| CheckpointError::NotACheckpoint { path: path.to_owned() })
 }
 
+/// What the hash is over beside the tensors.
+fn description(num_processes: usize, info: &serde_json::Value) -> String {
+    if num_processes == 1 { info.to_string() } else { format!("{num_processes} processes: {info}") }
+}
+
 fn check_hash(path: &Path, metadata: &Metadata, file: &SafeTensors<'_>) -> Result<(), CheckpointError> {
     let mut views: Vec<(&str, TensorView<'_>)> = file.iter().collect();
     views.sort_by_key(|&(name, _)| name);
-    if content_hash(&metadata.info.to_string(), &views) == metadata.content_hash {
+    if content_hash(&description(metadata.num_processes, &metadata.info), &views) == metadata.content_hash {
         return Ok(());
     }
     Err(CheckpointError::Altered { path: path.to_owned() })
