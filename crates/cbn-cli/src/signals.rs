@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use cbn::process_group::Peers;
 use cbn_detection::train::StopRequest;
 use signal_hook::consts::TERM_SIGNALS;
 use signal_hook::flag;
@@ -35,9 +36,10 @@ impl Signals {
         Ok(Self { last })
     }
 
-    /// What the process ends with if it was asked to end: 130 after SIGINT, 143 after SIGTERM.
-    pub fn exit_code(&self) -> Option<ExitCode> {
-        let signal = self.last.load(Ordering::SeqCst);
-        (signal != 0).then(|| ExitCode::from((SIGNALLED as usize + signal) as u8))
+    /// What all processes end with if any of them was asked to end: 130 after SIGINT, 143 after SIGTERM. All of them ask this at the same point.
+    pub fn exit_code(&self, peers: &Peers) -> Option<ExitCode> {
+        let own = self.last.load(Ordering::SeqCst) as u8;
+        let signal = peers.gather(&[own]).concat().into_iter().max().unwrap_or(0);
+        (signal != 0).then(|| ExitCode::from(SIGNALLED as u8 + signal))
     }
 }

@@ -25,8 +25,9 @@ pub fn run(args: &TrainArgs, peers: &Peers) -> Result<ExitCode> {
 
     let signals = Signals::catch(&session.trainer.stop).context("cannot catch signals")?;
     let trained = session.train(detector)?;
+    let code = signals.exit_code(peers);
     if !peers.is_first() {
-        return Ok(signals.exit_code().unwrap_or(ExitCode::SUCCESS));
+        return Ok(code.unwrap_or(ExitCode::SUCCESS));
     }
 
     let work_dir = &session.trainer.work_dir;
@@ -36,7 +37,6 @@ pub fn run(args: &TrainArgs, peers: &Peers) -> Result<ExitCode> {
         println!("best       {}", best.display());
     }
     println!("log        {}", work_dir.log_path().display());
-    let code = signals.exit_code();
     if code.is_some() || trained.iteration < session.plan.train.num_iterations {
         println!("resume     {}", resume_command(&std::env::args().collect::<Vec<_>>()));
     }

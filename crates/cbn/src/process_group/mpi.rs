@@ -14,10 +14,12 @@ use super::{Peers, ProcessGroup, sum_of_gathered, to_bytes};
 
 /// Sums of fewer bytes are one exchange of everything; larger ones are split over the processes, which is twice as many messages.
 const SPLIT_FROM_BYTES: usize = 32 * 1024;
+/// What is split goes in pieces of so many values: one buffer for them all stays in the cache, and its pages are there from the second piece on.
+const PIECE_VALUES: usize = 256 * 1024;
 
 /// The processes that `mpirun` or `srun` started.
 ///
-/// MPI's errors are fatal to the whole job. When the last handle is dropped, MPI is finalised.
+/// MPI's errors are fatal to the whole job, and so is a panic that drops the last handle. Dropped otherwise, it finalises MPI.
 #[derive(Debug)]
 pub struct Mpi {
     rank: usize,
@@ -57,26 +59,53 @@ impl Mpi {
         operation(&SimpleCommunicator::world())
     }
 
-    /// Every process sums one part of the values, in the order of ranks, and hands it to all: `2 (N - 1) / N` of the values are sent.
+    /// Every process sums one part of the values, in the order of ranks, and hands it to all: `2 (N - 1) / N` of the values are sent. The processes
+    /// divide their number.
     fn sum_split<T>(&self, values: &mut [T])
     where
         T: Equivalence + Copy + Default + std::ops::AddAssign,
     {
-        let part = values.len().div_ceil(self.size);
-        let mut sent = values.to_vec();
-        sent.resize(part * self.size, T::default());
-        let mut received = vec![T::default(); sent.len()];
-        self.with_world(|world| {
-            world.all_to_all_into(&sent[..], &mut received[..]);
-            let (sums, others) = received.split_at_mut(part);
-            for of_rank in others.chunks_exact(part) {
-                for (sum, &value) in sums.iter_mut().zip(of_rank) {
-                    *sum += value;
+        let mut received = Vec::new();
+        let piece = PIECE_VALUES.next_multiple_of(self.size);
+        for values in values.chunks_mut(piece) {
+            let part = values.len() / self.size;
+            received.resize(values.len(), T::default());
+            self.with_world(|world| {
+                world.all_to_all_into(&*values, &mut received[..]);
+                let (sums, others) = received.split_at_mut(part);
+                for of_rank in others.chunks_exact(part) {
+                    for (sum, &value) in sums.iter_mut().zip(of_rank) {
+                        *sum += value;
+                    }
                 }
-            }
-            world.all_gather_into(&*sums, &mut sent[..]);
-        });
-        values.copy_from_slice(&sent[..values.len()]);
+                world.all_gather_into(&*sums, values);
+            });
+        }
+    }
+
+    /// Where the sums are split, the values that are left over when all have equal parts go the way of the few.
+    fn sum<T, const N: usize>(&self, values: &mut [T], bytes_of: impl Fn(T) -> [u8; N], value_of: impl Fn([u8; N]) -> T)
+    where
+        T: Equivalence + Copy + Default + std::ops::AddAssign,
+    {
+        let is_split = size_of_val(values) >= SPLIT_FROM_BYTES;
+        let num_split = if is_split { values.len() - values.len() % self.size } else { 0 };
+        let (split, rest) = values.split_at_mut(num_split);
+        if !split.is_empty() {
+            self.sum_split(split);
+        }
+        if !rest.is_empty() {
+            sum_of_gathered(self.gather(&to_bytes(rest, bytes_of)), rest, value_of);
+        }
+    }
+}
+
+impl Drop for Mpi {
+    /// Finalising waits for all, and others may be waiting for this process: a panic must not lead there.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.abort();
+        }
     }
 }
 
@@ -99,6 +128,11 @@ impl ProcessGroup for Mpi {
                 .scan(0, |next, &len| Some(std::mem::replace(next, count((*next as usize) + len as usize))))
                 .collect();
             let mut received = vec![0u8; counts.iter().map(|&len| len as usize).sum()];
+            if received.is_empty() {
+                return vec![Vec::new(); self.size];
+            }
+            // The address of an empty vector of bytes is 1, which is what OpenMPI calls MPI_IN_PLACE.
+            let bytes = if bytes.is_empty() { &[0][..0] } else { bytes };
             world.all_gather_varcount_into(bytes, &mut PartitionMut::new(&mut received[..], &counts[..], &starts[..]));
             let of_rank = |(&start, &len): (&i32, &i32)| received[start as usize..][..len as usize].to_vec();
             starts.iter().zip(&counts).map(of_rank).collect()
@@ -106,19 +140,11 @@ impl ProcessGroup for Mpi {
     }
 
     fn sum_f32(&self, values: &mut [f32]) {
-        if size_of_val(values) < SPLIT_FROM_BYTES {
-            sum_of_gathered(self.gather(&to_bytes(values, f32::to_le_bytes)), values, f32::from_le_bytes);
-        } else {
-            self.sum_split(values);
-        }
+        self.sum(values, f32::to_le_bytes, f32::from_le_bytes);
     }
 
     fn sum_f64(&self, values: &mut [f64]) {
-        if size_of_val(values) < SPLIT_FROM_BYTES {
-            sum_of_gathered(self.gather(&to_bytes(values, f64::to_le_bytes)), values, f64::from_le_bytes);
-        } else {
-            self.sum_split(values);
-        }
+        self.sum(values, f64::to_le_bytes, f64::from_le_bytes);
     }
 
     fn broadcast(&self, mut bytes: Vec<u8>) -> Vec<u8> {
