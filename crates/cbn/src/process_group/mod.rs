@@ -2,6 +2,8 @@
 //!
 //! A [`ProcessGroup`] is the transport, [`Peers`] the handle through which layers and loops use it.
 
+#[cfg(feature = "cuda")]
+mod gpus;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod peers;
@@ -9,6 +11,8 @@ mod threads;
 
 use std::fmt::Debug;
 
+#[cfg(feature = "cuda")]
+pub use self::gpus::Gpus;
 #[cfg(feature = "mpi")]
 pub use self::mpi::{Mpi, MpiError};
 pub use self::peers::{Peers, Traffic};

@@ -48,9 +48,13 @@ struct Round {
 impl Threads {
     /// The handles of a group of `size`, by rank.
     pub fn group(size: usize) -> Vec<Peers> {
+        Self::members(size).into_iter().map(Peers::new).collect()
+    }
+
+    pub(super) fn members(size: usize) -> Vec<Self> {
         let round = Round { number: 0, sent: vec![None; size], received: Arc::default(), is_broken: false };
         let shared = Arc::new(Shared { round: Mutex::new(round), changed: Condvar::new() });
-        (0..size).map(|rank| Peers::new(Self { rank, shared: shared.clone() })).collect()
+        (0..size).map(|rank| Self { rank, shared: shared.clone() }).collect()
     }
 }
 
