@@ -6,6 +6,8 @@ mod evidence;
 mod figures;
 mod overhead;
 mod process;
+mod test_mpi;
+mod tiny_training;
 mod torture;
 
 use std::env;
@@ -21,6 +23,7 @@ tasks:
   evidence     trainings that compare norms, into docs/results; evidence without arguments says more
   torture      trainings killed and resumed until done, as docs/reliability.md tells; torture --help says more
   overhead     what logs and checkpoints take of a training; overhead --help says more
+  test-mpi     trainings over processes that mpirun starts, as docs/scaling.md tells; test-mpi --help says more
   figures      docs/figures/*.svg, from the runs in docs/results";
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Some("evidence") => return evidence::run(&arguments.collect::<Vec<_>>()),
         Some("torture") => return torture::run(&arguments.collect::<Vec<_>>()),
         Some("overhead") => return overhead::run(&arguments.collect::<Vec<_>>()),
+        Some("test-mpi") => return test_mpi::run(&arguments.collect::<Vec<_>>()),
         Some("figures") => return figures::run(),
         _ => {
             eprintln!("{USAGE}");

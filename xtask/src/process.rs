@@ -24,16 +24,25 @@ pub fn workspace_root() -> PathBuf {
 
 /// The release build of this workspace's command.
 pub fn built_cbn() -> Result<PathBuf, String> {
-    if !run("cargo", &["build", "--release", "--bin", "cbn"]) {
-        return Err("the program does not build".to_owned());
-    }
+    built(&["--bin", "cbn"], "cbn")
+}
+
+/// The executable of this name that a release build with these arguments to cargo makes.
+pub fn built(arguments: &[&str], name: &str) -> Result<PathBuf, String> {
+    println!("xtask: cargo build --release {}", arguments.join(" "));
     let output = Command::new("cargo")
-        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .args(["build", "--release", "--message-format=json-render-diagnostics"])
+        .args(arguments)
         .current_dir(workspace_root())
+        .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("cannot start cargo: {error}"))?;
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).map_err(|error| format!("cargo metadata: {error}"))?;
-    let target = metadata["target_directory"].as_str().ok_or("cargo metadata names no target directory")?;
-    Ok(Path::new(target).join("release/cbn"))
+    if !output.status.success() {
+        return Err("the program does not build".to_owned());
+    }
+    let messages = output.stdout.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    let executable = |message: serde_json::Value| {
+        Some(PathBuf::from(message["executable"].as_str().filter(|_| message["target"]["name"] == name)?))
+    };
+    messages.filter_map(executable).last().ok_or_else(|| format!("cargo built no {name}"))
 }

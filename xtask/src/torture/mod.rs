@@ -1,7 +1,6 @@
 //! Trainings that are killed and resumed until they are done: does each end where the undisturbed one does?
 
 mod options;
-mod victim;
 
 use std::fs;
 use std::path::Path;
@@ -11,9 +10,10 @@ use std::time::{Duration, Instant};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::process::built_cbn;
 use options::Options;
-use victim::Victim;
+
+use crate::process::built_cbn;
+use crate::tiny_training::{TinyTraining, is_saving, wait, wait_for_saving};
 
 /// What kills a training.
 #[derive(Clone, Copy, PartialEq)]
@@ -52,7 +52,7 @@ fn torture(options: &Options) -> Result<bool, String> {
     };
     let dir = &options.dir;
     fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
-    let victim = Victim::new(program, dir)?;
+    let victim = TinyTraining::new(program, dir)?;
 
     let reference = victim.undisturbed(&dir.join("undisturbed"))?;
     // The second one finds the program in memory, as those that follow do.
@@ -84,7 +84,7 @@ fn torture(options: &Options) -> Result<bool, String> {
 
 /// Kills a training until it gets through.
 fn survive(
-    victim: &Victim,
+    victim: &TinyTraining,
     work_dir: &Path,
     (blow, length): (Blow, Duration),
     reference: &[u8],
@@ -94,12 +94,12 @@ fn survive(
     loop {
         let mut child = victim.start(work_dir)?;
         let ended = match blow {
-            Blow::AnyTime => victim::wait(&mut child, length.mul_f64(rng.random_range(0.0..1.0)))?,
+            Blow::AnyTime => wait(&mut child, length.mul_f64(rng.random_range(0.0..1.0)))?,
             // After it has been hit at three different checkpoints, it may end.
             Blow::WhileSaving if survival.unfinished < 3 => {
-                victim::wait_for_saving(&mut child, work_dir, rng.random_range(0..3))?
+                wait_for_saving(&mut child, work_dir, rng.random_range(0..3))?
             }
-            Blow::WhileSaving => victim::wait(&mut child, length * 100)?,
+            Blow::WhileSaving => wait(&mut child, length * 100)?,
         };
         if ended && survival.kills == 0 {
             // It got away; this proves nothing.
@@ -112,7 +112,7 @@ fn survive(
         }
         child.kill().and_then(|()| child.wait()).map_err(|error| format!("cannot kill the training: {error}"))?;
         survival.kills += 1;
-        survival.unfinished += usize::from(victim::is_saving(work_dir));
+        survival.unfinished += usize::from(is_saving(work_dir));
     }
 }
 

@@ -1,5 +1,6 @@
-//! The training that is killed.
+//! A training of seconds, which is killed, stopped and taken up again.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,36 +15,36 @@ const NUM_ITERATIONS: usize = 12;
 const LOOK: Duration = Duration::from_millis(1);
 
 /// A tiny training: every kind of state (histories, velocities, averages, the best score), and an evaluation in its middle.
-pub struct Victim {
-    program: PathBuf,
-    data: PathBuf,
+pub struct TinyTraining {
+    cbn: PathBuf,
+    pub data: PathBuf,
     log: PathBuf,
 }
 
-impl Victim {
-    pub fn new(program: PathBuf, dir: &Path) -> Result<Self, String> {
-        let victim = Self { program, data: dir.join("data"), log: dir.join("log.txt") };
+impl TinyTraining {
+    /// Makes its data in `dir`.
+    pub fn new(cbn: PathBuf, dir: &Path) -> Result<Self, String> {
+        let training = Self { cbn, data: dir.join("data"), log: dir.join("log.txt") };
         let size = ["--train", "12", "--val", "4", "--size", "64", "--objects", "2"];
-        let made = victim.command(&["data", "synth"]).arg(&victim.data).args(size).status();
+        let made = training.command().args(["data", "synth"]).arg(&training.data).args(size).status();
         match made {
-            Ok(status) if status.success() => Ok(victim),
+            Ok(status) if status.success() => Ok(training),
             Ok(status) => Err(format!("cbn data synth ended with {status}")),
-            Err(error) => Err(format!("cannot start {}: {error}", victim.program.display())),
+            Err(error) => Err(format!("cannot start {}: {error}", training.cbn.display())),
         }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.cbn);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
 
-    /// Begins the training, or goes on with it.
-    pub fn start(&self, work_dir: &Path) -> Result<Child, String> {
-        let failed = |error| format!("cannot start the training: {error}");
+    /// What `cbn` is given to begin the training, or to go on with it.
+    pub fn arguments(&self, work_dir: &Path) -> Vec<OsString> {
         let recipe = workspace_root().join("recipes/shapes_mask_rcnn_r18_cbn.toml");
-        let mut command = self.command(&["train"]);
-        command.arg(recipe).arg("--data").arg(&self.data).arg("--work-dir").arg(work_dir);
+        let mut arguments: Vec<OsString> = vec!["train".into(), recipe.into(), "--data".into(), (&self.data).into()];
+        arguments.extend(["--work-dir".into(), work_dir.into()]);
         for assignment in [
             format!("train.length={{ iterations = {NUM_ITERATIONS} }}").as_str(),
             "train.batch_size=2",
@@ -54,14 +55,20 @@ impl Victim {
             "data.transform.min_side_px=[48, 64]",
             "data.transform.max_side_px=64",
         ] {
-            command.args(["--set", assignment]);
+            arguments.extend(["--set".into(), assignment.into()]);
         }
         // A training that was killed before its first checkpoint has nothing to go on from.
         if has_checkpoint(work_dir) {
-            command.arg("--resume");
+            arguments.push("--resume".into());
         }
+        arguments
+    }
+
+    /// Begins the training, or goes on with it.
+    pub fn start(&self, work_dir: &Path) -> Result<Child, String> {
+        let failed = |error| format!("cannot start the training: {error}");
         let log = File::options().create(true).append(true).open(&self.log).map_err(failed)?;
-        command.stderr(log).spawn().map_err(failed)
+        self.command().args(self.arguments(work_dir)).stderr(log).spawn().map_err(failed)
     }
 
     /// The last checkpoint of a training that nothing happens to.
@@ -74,8 +81,12 @@ impl Victim {
         self.last_checkpoint(work_dir)
     }
 
+    pub fn last_checkpoint_path(&self, work_dir: &Path) -> PathBuf {
+        work_dir.join(format!("checkpoint_{NUM_ITERATIONS:08}.safetensors"))
+    }
+
     pub fn last_checkpoint(&self, work_dir: &Path) -> Result<Vec<u8>, String> {
-        let path = work_dir.join(format!("checkpoint_{NUM_ITERATIONS:08}.safetensors"));
+        let path = self.last_checkpoint_path(work_dir);
         fs::read(&path).map_err(|error| format!("{}: {error}; see {}", path.display(), self.log.display()))
     }
 }
