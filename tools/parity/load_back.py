@@ -16,6 +16,9 @@ import tempfile
 from collections import OrderedDict
 from pathlib import Path
 
+# This file's folder has a module of torchvision's name.
+sys.path = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
+
 import numpy as np
 import torch
 from PIL import Image

@@ -12,7 +12,7 @@ const TABLE: [(&str, &[&str]); 8] = [
     ("data", &["structures"]),
     ("model", &["structures", "ops"]),
     ("eval", &["structures", "data", "model"]),
-    ("export", &["data", "model"]),
+    ("export", &["structures", "ops", "data", "model"]),
     ("train", &["structures", "data", "model", "eval"]),
     ("recipe", &["structures", "ops", "data", "model", "train"]),
 ];

@@ -2,8 +2,9 @@
 //!
 //! The ONNX graph (opset 17) is the whole of inference on one image, apart from resizing before and scaling and pasting after:
 //!
-//! - in: `image`, `[3, H, W]` floats, RGB from 0 to 255, resized as the recipe says;
-//! - out: `boxes` `[N, 4]` (x1, y1, x2, y2 in pixels of that image), `scores` `[N]`, `labels` `[N]` (counted from 0), and of a
+//! - in: `image`, `[3, H, W]` floats, RGB from 0 to 255, resized as the recipe says; with the released conventions also `scale`, `[2]` floats, pixels of
+//!   that image per pixel of the original, horizontally and vertically: near-duplicates are found in the original's;
+//! - out: `boxes` `[N, 4]` (x1, y1, x2, y2 in pixels of that image; edges, also where conventions count the last pixel), `scores` `[N]`, `labels` `[N]` (counted from 0), and of a
 //!   Mask R-CNN `masks` `[N, M, M]`: probabilities in the cells of each box.
 
 mod boxes;
@@ -20,7 +21,7 @@ use self::boxes::ImageSides;
 use self::graph::{Graph, Value, int};
 use self::network::Network;
 use crate::data::TransformConfig;
-use crate::model::{BoxConventions, Detector, DetectorConfig, RoiRule, RpnConventions};
+use crate::model::{Detector, DetectorConfig, SuppressionScale};
 
 /// The version of ONNX's operators.
 const OPSET: i64 = 17;
@@ -35,20 +36,6 @@ const INT64: i64 = 7;
 /// A detector that no ONNX graph was made of.
 #[derive(Debug, Error)]
 pub enum OnnxError {
-    /// The norm depends on its input.
-    #[error(
-        "the {part} has group norm, which does not fold into its convolutions: only batch norm, frozen norm and CBN are exported"
-    )]
-    Norm {
-        /// Where.
-        part: &'static str,
-    },
-    /// Anchors, boxes or regions follow another library's conventions.
-    #[error("{part} follows conventions that the graph does not know: only conventions = \"house\" is exported")]
-    Conventions {
-        /// Which of them.
-        part: &'static str,
-    },
     /// Odd maps would be enlarged in another way than here.
     #[error("data.transform.size_divisor is {found}: only multiples of 32 are exported")]
     SizeDivisor {
@@ -57,11 +44,11 @@ pub enum OnnxError {
     },
 }
 
-/// A trained detector as an ONNX file, norms folded into their convolutions. `metadata` is written into it as it is.
+/// A trained detector as an ONNX file, norms folded into their convolutions but for group norm. `metadata` is written into it as it is.
 ///
 /// # Errors
 ///
-/// A part has group norm, conventions are not the house's, or images are not padded to a multiple of 32.
+/// Images are not padded to a multiple of 32.
 pub fn to_onnx(
     detector: &Detector,
     config: &DetectorConfig,
@@ -71,8 +58,7 @@ pub fn to_onnx(
     if !transform.size_divisor.is_multiple_of(32) {
         return Err(OnnxError::SizeDivisor { found: transform.size_divisor });
     }
-    check_conventions(config)?;
-    let network = Network::new(detector)?;
+    let network = Network::new(detector);
     let mut graph = Graph::default();
     inference(&mut graph, &network, config, transform);
     let mask_side = config.mask_head.as_ref().map(|mask| 2 * mask.pool.side as i64);
@@ -86,11 +72,7 @@ pub fn to_onnx(
             name: "detector",
             node: graph.nodes(),
             initializer: graph.initializers(),
-            input: vec![tensor_of(
-                "image",
-                DataType::Float,
-                &[Dimension::Value(3), Dimension::Param("height"), Dimension::Param("width")],
-            )],
+            input: inputs(config.box_head.conventions.suppression),
             output: outputs(mask_side),
             ..onnx_rs::ast::Graph::default()
         }),
@@ -100,23 +82,13 @@ pub fn to_onnx(
     Ok(onnx_rs::encode(&model))
 }
 
-/// What matters in training alone may be of any convention.
-fn check_conventions(config: &DetectorConfig) -> Result<(), OnnxError> {
-    let (rpn, boxes) = (config.rpn.conventions, config.box_head.conventions);
-    let (own_rpn, own_boxes) = (RpnConventions::default(), BoxConventions::default());
-    let rules = [Some(config.box_head.pool.rule), config.mask_head.as_ref().map(|mask| mask.pool.rule)];
-    let parts = [
-        ("model.rpn.conventions.anchors", rpn.anchors == own_rpn.anchors),
-        ("model.rpn.conventions.boxes", rpn.boxes == own_rpn.boxes),
-        ("model.rpn.conventions.clamp", rpn.clamp == own_rpn.clamp),
-        ("model.box_head.conventions.boxes", boxes.boxes == own_boxes.boxes),
-        ("model.box_head.conventions.clamp", boxes.clamp == own_boxes.clamp),
-        ("pool.rule", rules.into_iter().flatten().all(|rule| rule == RoiRule::default())),
-    ];
-    match parts.into_iter().find(|(_, is_own)| !is_own) {
-        Some((part, _)) => Err(OnnxError::Conventions { part }),
-        None => Ok(()),
+fn inputs(suppression: SuppressionScale) -> Vec<ValueInfo<'static>> {
+    let sides = [Dimension::Value(3), Dimension::Param("height"), Dimension::Param("width")];
+    let mut inputs = vec![tensor_of("image", DataType::Float, &sides)];
+    if suppression == SuppressionScale::Original {
+        inputs.push(tensor_of("scale", DataType::Float, &[Dimension::Value(2)]));
     }
+    inputs
 }
 
 fn outputs(mask_side: Option<i64>) -> Vec<ValueInfo<'static>> {
@@ -147,7 +119,9 @@ fn inference(graph: &mut Graph, network: &Network, config: &DetectorConfig, tran
     let levels = network.backbone(graph, &pixels);
     let pyramid = network.neck(graph, &levels);
     let predictions: Vec<[Value; 2]> = pyramid.iter().map(|level| network.rpn(graph, level)).collect();
-    let rois = boxes::proposals(graph, &config.rpn, &pyramid, &predictions, &image);
+    let padded = [2, 3].map(|axis| graph.side(&pixels, axis));
+    let anchors = boxes::anchors(graph, &config.rpn, &pyramid, &padded);
+    let rois = boxes::proposals(graph, &config.rpn, &anchors, &predictions, &image);
     let pooled = boxes::pool(graph, &pyramid, &rois, &config.box_head.pool);
     let [class_logits, deltas] = network.box_head(graph, pooled);
     let predictions = [class_logits.as_str(), &deltas, &rois];

@@ -3,28 +3,28 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
+use cbn::norm::GroupNorm;
 use cbn::{ConvGeometry, ConvNorm};
 
-use super::OnnxError;
-use super::graph::{Graph, Value, int, ints, text};
+use super::graph::{Graph, Value, float, int, ints, text};
 use crate::model::Detector;
 use crate::model::backbone::ResidualBlock;
 use crate::model::weights::{WeightLayout, export_detector};
 
-/// A detector without norms, and its weights in PyTorch's order under torchvision's names.
+/// A detector without norms but group norm, and its weights in PyTorch's order under torchvision's names.
 pub(super) struct Network {
     pub detector: Detector,
     weights: BTreeMap<String, (Vec<f32>, Vec<usize>)>,
 }
 
 impl Network {
-    /// Folds every norm into its convolution.
-    pub fn new(detector: &Detector) -> Result<Self, OnnxError> {
-        let detector = fused(detector.valid())?;
+    /// Folds every norm that can be into its convolution.
+    pub fn new(detector: &Detector) -> Self {
+        let detector = fused(detector.valid());
         let tensors = export_detector(&detector, WeightLayout::Torchvision);
         let weights =
             tensors.iter().map(|(name, data)| (name.to_owned(), (data.iter::<f32>().collect(), data.shape().to_vec())));
-        Ok(Self { weights: weights.collect(), detector })
+        Self { weights: weights.collect(), detector }
     }
 
     /// Whether there is a layer of this name.
@@ -32,16 +32,14 @@ impl Network {
         self.weights.contains_key(&format!("{layer}.weight"))
     }
 
-    /// Weight and bias of a layer, as constants of the graph.
-    fn constants(&self, graph: &mut Graph, layer: &str) -> [Value; 2] {
-        ["weight", "bias"].map(|tensor| {
-            let (values, shape) = &self.weights[&format!("{layer}.{tensor}")];
-            graph.floats(values, shape)
-        })
+    /// Weight and bias of a layer, as constants of the graph; no bias before group norm.
+    fn constants(&self, graph: &mut Graph, layer: &str) -> Vec<Value> {
+        let tensors = ["weight", "bias"].map(|tensor| self.weights.get(&format!("{layer}.{tensor}")));
+        tensors.into_iter().flatten().map(|(values, shape)| graph.floats(values, shape)).collect()
     }
 
     fn conv(&self, graph: &mut Graph, x: &str, layer: &str, geometry: &ConvGeometry) -> Value {
-        let [weight, bias] = self.constants(graph, layer);
+        let constants = self.constants(graph, layer);
         let [rows, columns] = geometry.padding.map(|side| side as i64);
         let attributes = vec![
             ints("strides", &geometry.stride.map(|side| side as i64)),
@@ -49,24 +47,34 @@ impl Network {
             ints("pads", &[rows, columns, rows, columns]),
             int("group", geometry.groups as i64),
         ];
-        graph.op("Conv", &[x, &weight, &bias], attributes)
+        let inputs: Vec<&str> = std::iter::once(x).chain(constants.iter().map(String::as_str)).collect();
+        graph.op("Conv", &inputs, attributes)
     }
 
-    fn conv_relu(&self, graph: &mut Graph, x: &str, layer: &str, geometry: &ConvGeometry) -> Value {
-        let y = self.conv(graph, x, layer, geometry);
+    /// A convolution and its norm, which is group norm if it is still there.
+    fn conv_norm(&self, graph: &mut Graph, x: &str, layer: &str, conv: &ConvNorm) -> Value {
+        let y = self.conv(graph, x, layer, &conv.geometry);
+        match conv.norm.as_group() {
+            Some(norm) => group_norm(graph, &y, norm),
+            None => y,
+        }
+    }
+
+    fn conv_norm_relu(&self, graph: &mut Graph, x: &str, layer: &str, conv: &ConvNorm) -> Value {
+        let y = self.conv_norm(graph, x, layer, conv);
         graph.op("Relu", &[&y], vec![])
     }
 
     /// A fully connected layer.
     fn linear(&self, graph: &mut Graph, x: &str, layer: &str) -> Value {
-        let [weight, bias] = self.constants(graph, layer);
-        graph.op("Gemm", &[x, &weight, &bias], vec![int("transB", 1)])
+        let constants = self.constants(graph, layer);
+        graph.op("Gemm", &[x, &constants[0], &constants[1]], vec![int("transB", 1)])
     }
 
     /// C2 to C5 of pixels `[1, 3, H, W]`.
     pub fn backbone(&self, graph: &mut Graph, pixels: &str) -> Vec<Value> {
         let backbone = &self.detector.backbone;
-        let x = self.conv_relu(graph, pixels, "backbone.body.conv1", &backbone.stem.geometry);
+        let x = self.conv_norm_relu(graph, pixels, "backbone.body.conv1", &backbone.stem);
         let pool = vec![ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), ints("pads", &[1, 1, 1, 1])];
         let mut x = graph.op("MaxPool", &[&x], pool);
         let mut levels = Vec::new();
@@ -81,7 +89,7 @@ impl Network {
 
     fn block(&self, graph: &mut Graph, x: &str, name: &str, block: &ResidualBlock) -> Value {
         let shortcut = match &block.shortcut {
-            Some(conv) => self.conv(graph, x, &format!("{name}.downsample.0"), &conv.geometry),
+            Some(conv) => self.conv_norm(graph, x, &format!("{name}.downsample.0"), conv),
             None => x.to_owned(),
         };
         let mut y = x.to_owned();
@@ -89,7 +97,7 @@ impl Network {
             if index > 0 {
                 y = graph.op("Relu", &[&y], vec![]);
             }
-            y = self.conv(graph, &y, &format!("{name}.conv{}", index + 1), &conv.geometry);
+            y = self.conv_norm(graph, &y, &format!("{name}.conv{}", index + 1), conv);
         }
         let sum = graph.op("Add", &[&y, &shortcut], vec![]);
         graph.op("Relu", &[&sum], vec![])
@@ -102,13 +110,13 @@ impl Network {
         let mut coarser: Option<Value> = None;
         for (index, level) in levels.iter().enumerate().rev() {
             let layer = format!("backbone.fpn.inner_blocks.{index}.0");
-            let mut merged = self.conv(graph, level, &layer, &neck.laterals[index].geometry);
+            let mut merged = self.conv_norm(graph, level, &layer, &neck.laterals[index]);
             if let Some(coarse) = &coarser {
                 let coarse = enlarged(graph, coarse, &merged);
                 merged = graph.op("Add", &[&merged, &coarse], vec![]);
             }
             let layer = format!("backbone.fpn.layer_blocks.{index}.0");
-            outputs.push(self.conv(graph, &merged, &layer, &neck.outputs[index].geometry));
+            outputs.push(self.conv_norm(graph, &merged, &layer, &neck.outputs[index]));
             coarser = Some(merged);
         }
         outputs.reverse();
@@ -123,7 +131,8 @@ impl Network {
         let head = &self.detector.rpn.head;
         let mut hidden = level.to_owned();
         for (index, conv) in head.convs.iter().enumerate() {
-            hidden = self.conv_relu(graph, &hidden, &format!("rpn.head.conv.{index}.0"), &conv.geometry);
+            hidden = self.conv(graph, &hidden, &format!("rpn.head.conv.{index}.0"), &conv.geometry);
+            hidden = graph.op("Relu", &[&hidden], vec![]);
         }
         [("rpn.head.cls_logits", &head.objectness, &[-1][..]), ("rpn.head.bbox_pred", &head.deltas, &[-1, 4])].map(
             |(layer, conv, shape)| {
@@ -138,7 +147,7 @@ impl Network {
     pub fn box_head(&self, graph: &mut Graph, pooled: Value) -> [Value; 2] {
         let mut x = pooled;
         for (index, conv) in self.detector.roi.boxes.head.convs.iter().enumerate() {
-            x = self.conv_relu(graph, &x, &format!("roi_heads.box_head.{index}.0"), &conv.geometry);
+            x = self.conv_norm_relu(graph, &x, &format!("roi_heads.box_head.{index}.0"), conv);
         }
         x = graph.op("Flatten", &[&x], vec![int("axis", 1)]);
         for layer in ["fc6", "5", "fc7"].map(|layer| format!("roi_heads.box_head.{layer}")) {
@@ -155,11 +164,11 @@ impl Network {
         let mask = self.detector.roi.mask.as_ref().expect("asked for where there is a mask branch");
         let mut x = pooled;
         for (index, conv) in mask.head.convs.iter().enumerate() {
-            x = self.conv_relu(graph, &x, &format!("roi_heads.mask_head.{index}.0"), &conv.geometry);
+            x = self.conv_norm_relu(graph, &x, &format!("roi_heads.mask_head.{index}.0"), conv);
         }
-        let [weight, bias] = self.constants(graph, "roi_heads.mask_predictor.conv5_mask");
+        let constants = self.constants(graph, "roi_heads.mask_predictor.conv5_mask");
         let twice = vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
-        let y = graph.op("ConvTranspose", &[&x, &weight, &bias], twice);
+        let y = graph.op("ConvTranspose", &[&x, &constants[0], &constants[1]], twice);
         let y = graph.op("Relu", &[&y], vec![]);
         self.conv(graph, &y, "roi_heads.mask_predictor.mask_fcn_logits", &mask.head.logits.geometry)
     }
@@ -176,25 +185,46 @@ fn enlarged(graph: &mut Graph, coarse: &str, like: &str) -> Value {
     graph.op("Resize", &[coarse, "", "", &sizes], nearest.map(|(name, value)| text(name, value)).collect())
 }
 
-/// The detector with each norm folded into its convolution.
-fn fused(detector: Detector) -> Result<Detector, OnnxError> {
+/// Group norm of `[N, C, H, W]`: instance norm of the groups as if they were channels (ONNX has an operator of its own from opset 21 on).
+fn group_norm(graph: &mut Graph, y: &str, norm: &GroupNorm) -> Value {
+    let channels = norm.gamma.dims()[0];
+    let [images, height, width] = [0, 2, 3].map(|axis| graph.side(y, axis));
+    // Written out: a map of no regions has no side that could be inferred from the others.
+    let per_group = graph.ints(&[(channels / norm.groups) as i64]);
+    let cells = graph.op("Mul", &[&height, &width], vec![]);
+    let cells = graph.op("Mul", &[&cells, &per_group], vec![]);
+    let groups = graph.ints(&[norm.groups as i64]);
+    let grouped = graph.op("Concat", &[&images, &groups, &cells], vec![int("axis", 0)]);
+    let grouped = graph.op("Reshape", &[y, &grouped], vec![]);
+    let [ones, zeros] = [1.0, 0.0].map(|value| graph.floats(&vec![value; norm.groups], &[norm.groups]));
+    let epsilon = vec![float("epsilon", norm.epsilon as f32)];
+    let normalised = graph.op("InstanceNormalization", &[&grouped, &ones, &zeros], epsilon);
+    let shape = graph.op("Shape", &[y], vec![]);
+    let normalised = graph.op("Reshape", &[&normalised, &shape], vec![]);
+    let [gamma, beta] = [&norm.gamma, &norm.beta].map(|of_channels| {
+        let values: Vec<f32> = of_channels.val().into_data().iter().collect();
+        graph.floats(&values, &[1, channels, 1, 1])
+    });
+    let scaled = graph.op("Mul", &[&normalised, &gamma], vec![]);
+    graph.op("Add", &[&scaled, &beta], vec![])
+}
+
+/// The detector with each norm folded into its convolution, if it does the same to every image.
+fn fused(detector: Detector) -> Detector {
     let Detector { mut backbone, mut neck, rpn, mut roi } = detector;
-    let fuse = |part: &'static str, conv: ConvNorm| {
-        let conv = conv.fuse();
-        if conv.bias.is_some() { Ok(conv) } else { Err(OnnxError::Norm { part }) }
+    let fuse_all = |convs: &mut Vec<ConvNorm>| {
+        *convs = std::mem::take(convs).into_iter().map(ConvNorm::fuse).collect();
     };
-    let fuse_all =
-        |part, convs: Vec<ConvNorm>| convs.into_iter().map(|conv| fuse(part, conv)).collect::<Result<Vec<_>, _>>();
-    backbone.stem = fuse("backbone", backbone.stem)?;
+    backbone.stem = backbone.stem.fuse();
     for block in backbone.stages.iter_mut().flatten() {
-        block.convs = fuse_all("backbone", std::mem::take(&mut block.convs))?;
-        block.shortcut = block.shortcut.take().map(|conv| fuse("backbone", conv)).transpose()?;
+        fuse_all(&mut block.convs);
+        block.shortcut = block.shortcut.take().map(ConvNorm::fuse);
     }
-    neck.laterals = fuse_all("neck", neck.laterals)?;
-    neck.outputs = fuse_all("neck", neck.outputs)?;
-    roi.boxes.head.convs = fuse_all("box head", std::mem::take(&mut roi.boxes.head.convs))?;
+    fuse_all(&mut neck.laterals);
+    fuse_all(&mut neck.outputs);
+    fuse_all(&mut roi.boxes.head.convs);
     if let Some(mask) = &mut roi.mask {
-        mask.head.convs = fuse_all("mask head", std::mem::take(&mut mask.head.convs))?;
+        fuse_all(&mut mask.head.convs);
     }
-    Ok(Detector { backbone, neck, rpn, roi })
+    Detector { backbone, neck, rpn, roi }
 }

@@ -173,6 +173,14 @@ impl Norm {
         }
     }
 
+    /// The norm, if its statistics are those of the image at hand: what does not fold into the convolution before it.
+    pub fn as_group(&self) -> Option<&GroupNorm> {
+        match self {
+            Self::Group(norm) => Some(norm),
+            _ => None,
+        }
+    }
+
     /// Whether the convolution before this norm has a bias of its own.
     pub(crate) fn wants_bias(&self) -> bool {
         matches!(self, Self::Identity(_))
