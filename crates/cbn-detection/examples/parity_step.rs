@@ -5,17 +5,20 @@
 //! WEIGHTS is a torchvision detector, BATCH (`.safetensors`) has `pixels [B, H, W, 3]`, `sizes [B, 2]` and, per image i, `boxes_i [N, 4]`,
 //! `labels_i [N]` and `masks_i [N, H_i, W_i]`. OUT (`.safetensors`) gets `loss.NAME` and the gradients under torchvision's names.
 
+#[path = "../tests/common/gradients.rs"]
+mod gradients;
+
 use std::collections::HashMap;
 use std::path::Path;
 
-use burn::module::{Module, ModuleMapper, Param};
-use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, TensorData};
 use cbn_detection::model::Detector;
-use cbn_detection::model::weights::{LoadConfig, StateDict, WeightLayout, export_detector};
+use cbn_detection::model::weights::{LoadConfig, StateDict};
 use cbn_detection::ops::Draw;
 use cbn_detection::recipe::{DataFacts, Recipe, resolve};
 use cbn_detection::structures::{BBox, ImageSize, InstanceMask, PaddedImages, Targets};
+
+use gradients::torchvision_gradients;
 
 /// Chooses the candidates whose numbers have the lowest hashes, as the script has torchvision do.
 struct LowestHashes;
@@ -34,18 +37,6 @@ fn hash(index: u64) -> u64 {
     let z = (index ^ (index >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
-}
-
-/// Puts each parameter's gradient in its place; zero for those that do not train.
-struct Gradients(GradientsParams);
-
-impl ModuleMapper for Gradients {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let gradient = self.0.remove::<D>(param.id);
-        let (id, value, mapper) = param.consume();
-        let gradient = gradient.unwrap_or_else(|| value.clone().inner().zeros_like());
-        Param::from_mapped_value(id, Tensor::from_inner(gradient), mapper)
-    }
 }
 
 struct Batch(HashMap<String, TensorData>);
@@ -105,8 +96,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let losses = detector.forward_train_on(&images.to_device(&device), &targets, &mut draws);
     let mut found: Vec<(String, TensorData)> =
         losses.named().into_iter().map(|(name, loss)| (format!("loss.{name}"), loss.into_data())).collect();
-    let gradients = GradientsParams::from_grads(losses.total().backward(), &detector);
-    let gradients = export_detector(&detector.map(&mut Gradients(gradients)), WeightLayout::Torchvision);
+    let gradients = torchvision_gradients(detector, &losses);
     found.extend(gradients.iter().map(|(name, gradient)| (name.to_owned(), gradient.clone())));
     StateDict::new(found).write(Path::new(out), &[])?;
     Ok(())
