@@ -218,6 +218,22 @@ fn a_device_that_was_not_built_in_names_its_feature() {
 }
 
 #[test]
+fn annotations_are_converted_and_what_is_lost_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = shapes(dir.path());
+    let path = |name: &str| text(&dir.path().join(name));
+    let (val, voc, back) = (format!("{data}/val.json"), path("voc"), path("back.json"));
+    let told = succeeds(&["data", "convert", &val, &voc, "--from", "coco", "--to", "voc"]);
+    assert!(told.contains("voc: 2 images, ") && told.contains("masks: the format has boxes only"), "{told}");
+    let message = fails(&["data", "convert", &val, &voc, "--from", "coco", "--to", "voc"]);
+    assert!(message.contains("is there and not empty: name a new folder"), "{message}");
+    let told = succeeds(&["data", "convert", &voc, &back, "--from", "voc"]);
+    assert!(told.starts_with(&format!("{back}: 2 images, ")) && !told.contains("left out"), "{told}");
+    let message = fails(&["data", "convert", &path("nowhere"), &back, "--from", "yolo"]);
+    assert!(message.contains("nowhere as YOLO: data.yaml not found in YOLO directory"), "{message}");
+}
+
+#[test]
 fn a_broken_image_fails_the_data_check() {
     let dir = tempfile::tempdir().unwrap();
     let data = shapes(dir.path());
