@@ -137,6 +137,9 @@ pub struct TestArgs {
     /// The same as --set model.box_head.score_threshold=S: leave out detections below this
     #[arg(long, value_name = "S")]
     pub score_threshold: Option<f64>,
+    /// The same as --set test.flip=true: look at each image mirrored as well, and merge what both show; takes twice as long
+    #[arg(long)]
+    pub flip: bool,
     /// Fail if a number of the recipe's [expected] is missed
     #[arg(long)]
     pub verify: bool,
@@ -159,7 +162,8 @@ impl TestArgs {
     pub fn assignments(&self) -> Vec<String> {
         let workers = self.workers.map(|workers| format!("data.num_workers={workers}"));
         let score = self.score_threshold.map(|score| format!("model.box_head.score_threshold={score:?}"));
-        self.set.iter().cloned().chain(workers).chain(score).collect()
+        let flip = self.flip.then(|| "test.flip=true".to_owned());
+        self.set.iter().cloned().chain(workers).chain(score).chain(flip).collect()
     }
 }
 

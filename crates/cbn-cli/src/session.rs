@@ -40,7 +40,7 @@ impl Session {
     /// Reads both splits, resolves the recipe, opens what the run writes to.
     pub fn open(recipe: &Recipe, data: &DataPaths, work_dir: WorkDir, device: Device, limits: Limits) -> Result<Self> {
         let train = Arc::new(load_split(data, Split::Train)?);
-        let val = Arc::new(load_split(data, Split::Val)?);
+        let mut val = load_split(data, Split::Val)?;
         anyhow::ensure!(
             train.categories == val.categories,
             "training and validation annotations have different categories, so labels would mean different things"
@@ -51,7 +51,8 @@ impl Session {
             TrainLoader::new(train.clone(), transform(recipe), of_rank)?.with_bad_image_limit(limits.max_bad_images);
         let facts = DataFacts::new(recipe, train.categories.len(), loader.batches_per_epoch());
         let plan = resolve(recipe, facts)?;
-        let evaluator = evaluator(&plan, val, iou_types(&plan), &peers)?;
+        val.images.truncate(plan.train.evaluate_images.unwrap_or(usize::MAX));
+        let evaluator = evaluator(&plan, Arc::new(val), iou_types(&plan), &peers)?;
         let trainer = Trainer {
             config: plan.train.clone(),
             loader,
@@ -143,7 +144,8 @@ pub struct Trained {
 pub fn evaluator(plan: &Plan, dataset: Arc<Dataset>, iou_types: Vec<IouType>, peers: &Peers) -> Result<Evaluator> {
     let config = LoaderConfig { shard: shard(peers), ..plan.test_loader.clone() };
     let loader = TestLoader::new(dataset, plan.transform.clone(), config)?;
-    Ok(Evaluator::new(loader, iou_types, EvalConfig { max_detections: plan.max_detections })?.among(peers))
+    let config = EvalConfig { max_detections: plan.max_detections };
+    Ok(Evaluator::new(loader, iou_types, config)?.with_flip(plan.test_flip).among(peers))
 }
 
 /// All that a detector of this plan can be scored on.

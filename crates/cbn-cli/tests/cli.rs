@@ -85,6 +85,56 @@ fn a_data_set_is_made_trained_on_tested_and_drawn() {
 }
 
 #[test]
+fn evaluations_of_a_training_take_the_first_images_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = shapes(dir.path());
+    let (recipe, run, whole) = (recipe(SHAPES), text(&dir.path().join("run")), text(&dir.path().join("whole")));
+    let train = |run: &str, set: &[&str]| {
+        succeeds(&[&["train", &recipe, "--data", &data, "--work-dir", run][..], &TINY, set].concat())
+    };
+    train(&whole, &[]);
+    train(&run, &["--set", "train.evaluate_images=1"]);
+    let file = |run: &str, name: &str| std::fs::read_to_string(Path::new(run).join(name)).unwrap();
+    let ids = |run: &str| -> std::collections::BTreeSet<u64> {
+        let found: Vec<serde_json::Value> = serde_json::from_str(&file(run, "detections.json")).unwrap();
+        found.iter().map(|detection| detection["image_id"].as_u64().unwrap()).collect()
+    };
+    assert_eq!((ids(&run).len(), ids(&whole).len()), (1, 2));
+
+    // The number in the log is that of `cbn test` on the same images, and not that on all.
+    let log = file(&run, "log.jsonl");
+    let evaluation: serde_json::Value =
+        serde_json::from_str(log.lines().find(|line| line.contains("\"evaluation\"")).unwrap()).unwrap();
+    let checkpoint = text(&Path::new(&run).join("checkpoint_00000002.safetensors"));
+    let test = |options: &[&str]| -> serde_json::Value {
+        let arguments = [&["test", &recipe, &checkpoint, "--data", &data, "--json"][..], &TINY[6..], options].concat();
+        serde_json::from_str(&succeeds(&arguments)).unwrap()
+    };
+    let first = test(&["--max-images", "1"]);
+    for name in ["AP", "AP50", "AR100"] {
+        assert_eq!(evaluation["metrics"]["bbox"][name], first["bbox"][name], "{name}");
+    }
+    assert_ne!(first["bbox"], test(&[])["bbox"]);
+    let found = |options: &[&str]| {
+        let out = text(&dir.path().join("found.json"));
+        test(&[&["--max-images", "1", "--out", &out][..], options].concat());
+        std::fs::read_to_string(&out).unwrap()
+    };
+    assert_eq!(found(&[]), file(&run, "detections.json"));
+    // Looking at the mirror image as well finds something else.
+    assert_ne!(found(&["--flip"]), found(&[]));
+
+    // A report scores what was evaluated, and compares nothing with what was not.
+    succeeds(&["report", &run, "--bootstrap", "2"]);
+    assert!(file(&run, "report.html").contains(" detections on 1 validation images."));
+    let both = text(&dir.path().join("both.html"));
+    succeeds(&["report", &run, &whole, "--output", &both, "--bootstrap", "2"]);
+    let page = std::fs::read_to_string(&both).unwrap();
+    assert!(page.contains("run was evaluated on 1 images, whole on 2 images, which are not the same images"));
+    assert!(page.contains("other images</td>") && !page.contains(" to +"));
+}
+
+#[test]
 fn backbone_weights_that_are_not_there_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let data = shapes(dir.path());

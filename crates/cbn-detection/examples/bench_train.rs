@@ -72,6 +72,7 @@ fn train_config() -> TrainConfig {
         clip_norm: None,
         seed: 0,
         evaluate_every: usize::MAX,
+        evaluate_images: None,
         checkpoint_every: usize::MAX,
         keep_checkpoints: 1,
     }

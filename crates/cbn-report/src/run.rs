@@ -91,8 +91,11 @@ fn optional(path: &Path) -> Result<Option<RunInfo>, ReportError> {
 fn results(info: &RunInfo, log: &RunLog, detections: &Path, paths: &RunPaths) -> Result<Results, ReportError> {
     let annotations = paths.val_annotations.as_ref().unwrap_or(&info.val_annotations);
     let images = paths.val_images.as_ref().unwrap_or(&info.val_images);
-    let dataset = Dataset::load(annotations, images)?;
-    let ground_truth = GroundTruth::load(annotations)?;
+    let mut dataset = Dataset::load(annotations, images)?;
+    // An evaluation may have been of the first images only (`train.evaluate_images`).
+    dataset.images.truncate(info.num_val_images);
+    let evaluated = dataset.images.iter().map(|image| image.id).collect();
+    let ground_truth = GroundTruth::load(annotations)?.of_images(&evaluated);
     let detections = read_results(detections)?;
     let config = EvalConfig {
         max_detections: serde_json::from_value(info.plan["max_detections"].clone())

@@ -8,6 +8,7 @@ use super::{CocoDetection, EvalConfig, EvalError, GroundTruth, IouType, Summary,
 use crate::agree::agree;
 use crate::data::{Dataset, TestLoader};
 use crate::model::Detector;
+use crate::structures::{Detections, PaddedImages};
 
 /// Runs a detector over a data set and scores what it finds.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub struct Evaluator {
     iou_types: Vec<IouType>,
     config: EvalConfig,
     category_ids: Vec<u64>,
+    flip: bool,
     peers: Peers,
 }
 
@@ -32,7 +34,7 @@ impl Evaluator {
         let ids = loader.dataset().images.iter().map(|image| image.id).collect();
         let ground_truth = ground_truth.of_images(&ids);
         let category_ids = loader.dataset().category_ids();
-        Ok(Self { loader, ground_truth, iou_types, config, category_ids, peers: Peers::default() })
+        Ok(Self { loader, ground_truth, iou_types, config, category_ids, flip: false, peers: Peers::default() })
     }
 
     /// For a detector whose labels are not the data set's: the COCO id of each. What it finds of categories that the data set does not have is
@@ -40,6 +42,13 @@ impl Evaluator {
     #[must_use]
     pub fn with_category_ids(mut self, category_ids: Vec<u64>) -> Self {
         self.category_ids = category_ids;
+        self
+    }
+
+    /// Looks at each image mirrored as well, see [`Detector::detect_with_mirror`].
+    #[must_use]
+    pub fn with_flip(mut self, flip: bool) -> Self {
+        self.flip = flip;
         self
     }
 
@@ -100,7 +109,7 @@ impl Evaluator {
         let mut num_done = 0;
         for batch in self.loader.batches() {
             let batch = batch?;
-            let detections = detector.detect(&batch.images.to_device(device));
+            let detections = detect(detector, &batch.images, device, self.flip);
             let of_images = detections.iter().zip(&batch.metas);
             let of_batch = of_images.flat_map(|(detections, meta)| collect(detections, meta, &self.category_ids));
             found.push(of_batch.filter(|detection| known.contains(&detection.category_id)).collect());
@@ -110,6 +119,17 @@ impl Evaluator {
             }
         }
         Ok(found)
+    }
+}
+
+/// What is in each image, in network pixels; with `flip`, from the image and its mirror image together
+/// ([`Detector::detect_with_mirror`]).
+pub fn detect(detector: &Detector, images: &PaddedImages, device: &Device, flip: bool) -> Vec<Detections> {
+    let plain = images.to_device(device);
+    if flip {
+        detector.detect_with_mirror(&plain, &images.flip_horizontal().to_device(device))
+    } else {
+        detector.detect(&plain)
     }
 }
 

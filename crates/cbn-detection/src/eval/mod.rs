@@ -20,7 +20,7 @@ pub use analysis::{
 pub use coco::{ClassAp, EvalConfig, GroundTruth, IouType, Summary, evaluate};
 pub use collect::collect;
 pub use error::EvalError;
-pub use evaluator::Evaluator;
+pub use evaluator::{Evaluator, detect};
 pub use intervals::{ApSamples, ApTriple, Interval};
 pub use paste_masks::paste_mask;
 pub use report::{class_table, score_table};

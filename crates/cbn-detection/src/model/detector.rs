@@ -79,6 +79,24 @@ impl Detector {
         self.roi.detect(&pyramid, &proposals, &images)
     }
 
+    /// What is in the images, in network pixels, from each image and its mirror image together (test-time augmentation).
+    ///
+    /// `mirrored` holds the same images mirrored left to right, see [`crate::structures::PaddedImages::flip_horizontal`]. Both are searched for
+    /// objects; what the boxes of the second say is mirrored back, and all that scores above the threshold in either goes through one suppression of
+    /// duplicates, where the better of two similar boxes stays. A mask is the mean of its probabilities in both. (detectron2's
+    /// `GeneralizedRCNNWithTTA` does the same but suppresses duplicates within each look first; mmdetection averages boxes of common proposals.)
+    ///
+    /// # Panics
+    ///
+    /// If the two batches are not of the same sizes.
+    pub fn detect_with_mirror(&self, images: &ImageBatch, mirrored: &ImageBatch) -> Vec<Detections> {
+        assert_eq!(images.sizes, mirrored.sizes, "a mirror image has its image's size");
+        let pyramids = [images, mirrored].map(|images| self.features(images));
+        let proposals = [0, 1].map(|look| self.rpn.detect(&pyramids[look], &images.sizes));
+        let images: Vec<_> = images.sizes.iter().copied().zip(images.scales.iter().copied()).collect();
+        self.roi.detect_with_mirror(&pyramids, &proposals, &images)
+    }
+
     fn features(&self, images: &ImageBatch) -> Pyramid {
         self.neck.forward(&self.backbone.forward(&images.pixels))
     }

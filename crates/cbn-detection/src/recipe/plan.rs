@@ -25,6 +25,9 @@ pub struct Plan {
     pub train_loader: LoaderConfig,
     /// Test batches.
     pub test_loader: LoaderConfig,
+    /// Whether inference looks at each image mirrored as well.
+    #[serde(default)]
+    pub test_flip: bool,
     /// Optimisation.
     pub train: TrainConfig,
     /// Weights that the backbone starts from, with torchvision's names.

@@ -84,6 +84,7 @@ pub fn resolve(recipe: &Recipe, facts: DataFacts) -> Result<Plan, RecipeError> {
         transform: transform(recipe),
         train_loader: train_loader(recipe),
         test_loader: test_loader(recipe),
+        test_flip: recipe.test.flip,
         train: training(&recipe.train, facts)?,
         backbone_weights: recipe.train.backbone_weights.clone(),
         init: recipe.train.init.clone(),
@@ -157,6 +158,7 @@ fn training(train: &TrainSection, facts: DataFacts) -> Result<TrainConfig, Recip
         freeze: train.freeze.clone(),
         seed: train.seed,
         evaluate_every: positive("train.evaluate_every", train.evaluate_every.iterations(per_epoch))?,
+        evaluate_images: train.evaluate_images.map(|images| positive("train.evaluate_images", images)).transpose()?,
         checkpoint_every: positive("train.checkpoint_every", train.checkpoint_every.iterations(per_epoch))?,
         keep_checkpoints: positive("train.keep_checkpoints", train.keep_checkpoints)?,
     };

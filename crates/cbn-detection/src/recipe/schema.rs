@@ -168,6 +168,10 @@ pub struct TrainSection {
     /// Default: each epoch.
     #[serde(default = "one_epoch")]
     pub evaluate_every: Length,
+    /// The validation images that evaluations during training take: the first so many of the annotations' list, the last evaluation
+    /// included (`cbn test --max-images N` takes the same). Default: all.
+    #[serde(default)]
+    pub evaluate_images: Option<usize>,
     /// Default: each epoch. One is written before each evaluation as well.
     #[serde(default = "one_epoch")]
     pub checkpoint_every: Length,
@@ -284,11 +288,13 @@ pub enum Moments {
 pub struct TestSection {
     /// Images per forward pass.
     pub batch_size: usize,
+    /// Whether each image is looked at mirrored as well, see [`crate::model::Detector::detect_with_mirror`]. It takes twice as long.
+    pub flip: bool,
 }
 
 impl Default for TestSection {
     fn default() -> Self {
-        Self { batch_size: 1 }
+        Self { batch_size: 1, flip: false }
     }
 }
 

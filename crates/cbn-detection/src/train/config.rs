@@ -30,6 +30,9 @@ pub struct TrainConfig {
     pub ema: Option<EmaConfig>,
     /// The detector is evaluated after so many iterations, and at the end.
     pub evaluate_every: usize,
+    /// Validation images that evaluations take, the first ones; all if absent. Whoever makes the evaluator heeds it.
+    #[serde(default)]
+    pub evaluate_images: Option<usize>,
     /// A checkpoint is written after so many iterations, before each evaluation, and at the end.
     pub checkpoint_every: usize,
     /// Checkpoints that stay, the newest ones; the best one stays as well.

@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 /// Entries of a plan that change no weight of the run.
-const CHANGES_NOTHING: [&str; 9] = [
+const CHANGES_NOTHING: [&str; 11] = [
     "description",
     "expected",
     "max_detections",
+    "test_flip",
     "test_loader",
     "train.checkpoint_every",
     "train.evaluate_every",
+    "train.evaluate_images",
     "train.keep_checkpoints",
     "train_loader.num_workers",
     "train_loader.queue_batches",

@@ -36,28 +36,61 @@ fn analysis<'a>(run: &'a Run, like: &Analysis) -> Option<&'a Analysis> {
     run.results.as_ref()?.analyses.iter().find(|analysis| analysis.summary.iou_type == like.summary.iou_type)
 }
 
+/// Whether two evaluations are of the same images; otherwise their scores say nothing about each other.
+fn is_comparable(first: &Analysis, second: &Analysis) -> bool {
+    let ids = |analysis: &Analysis| -> BTreeSet<u64> { analysis.images.iter().map(|image| image.image_id).collect() };
+    ids(first) == ids(second)
+}
+
+/// The runs whose last evaluation was of other images than the first run's, told in words.
+fn other_images(runs: &[Run]) -> String {
+    let Some(base) = runs[0].results.as_ref() else { return String::new() };
+    let size = |run: &Run| run.results.as_ref().map_or(0, |results| results.main().images.len());
+    let others: Vec<String> = runs[1..]
+        .iter()
+        .filter(|run| run.results.as_ref().is_some_and(|results| !is_comparable(base.main(), results.main())))
+        .map(|run| format!("{} on {} images", run.name, size(run)))
+        .collect();
+    if others.is_empty() {
+        return String::new();
+    }
+    let (first, num_images) = (&runs[0].name, size(&runs[0]));
+    format!(
+        "{first} was evaluated on {num_images} images, {}, which are not the same images: no difference is computed. Test the checkpoints on \
+         the same images (cbn test) to compare them.",
+        others.join(", ")
+    )
+}
+
 fn differences(runs: &[Run], config: &ReportConfig) -> Section {
     let mut rows = Vec::new();
     let first = runs[0].results.as_ref().map_or(&[][..], |results| &results.analyses);
     for base in first {
         for (at, run) in runs.iter().enumerate() {
             let Some(analysis) = analysis(run, base) else { continue };
+            let is_comparable = is_comparable(base, analysis);
             let intervals = (at > 0)
                 .then(|| base.samples.difference_intervals(&analysis.samples, config.num_bootstrap, BOOTSTRAP_SEED));
             for (metric, name) in ["AP", "AP50", "AP75"].into_iter().enumerate() {
                 let value =
                     |analysis: &Analysis| [analysis.summary.ap, analysis.summary.ap50, analysis.summary.ap75][metric];
-                let difference = value(analysis).zip(value(base)).map(|(ours, base)| ours - base).filter(|_| at > 0);
+                let difference = value(analysis).zip(value(base)).map(|(ours, base)| ours - base);
+                let difference = difference.filter(|_| at > 0 && is_comparable);
                 let interval = intervals.flatten().and_then(|intervals| intervals[metric]);
                 let measure = format!("{} {name}", scores::word(base.summary.iou_type));
-                rows.push((measure, run, value(analysis), difference, interval));
+                let verdict = match interval {
+                    Some(interval) => verdict(interval),
+                    None if is_comparable => "",
+                    None => "other images",
+                };
+                rows.push((measure, run, value(analysis), difference, interval, verdict));
             }
         }
     }
     rows.sort_by(|a, b| a.0.cmp(&b.0));
     let rows: Vec<Vec<Cell>> = rows
         .into_iter()
-        .map(|(measure, run, value, difference, interval)| {
+        .map(|(measure, run, value, difference, interval, verdict)| {
             let signed = difference.map_or_else(String::new, |difference| format!("{difference:+.3}"));
             vec![
                 Cell::text(measure),
@@ -65,7 +98,7 @@ fn differences(runs: &[Run], config: &ReportConfig) -> Section {
                 Cell::number(value, 3),
                 Cell { text: signed, number: difference, is_number: true },
                 Cell::text(interval.map_or_else(String::new, range)),
-                Cell::text(interval.map_or_else(String::new, verdict)),
+                Cell::text(verdict),
             ]
         })
         .collect();
@@ -82,6 +115,10 @@ fn differences(runs: &[Run], config: &ReportConfig) -> Section {
          would change, not what another seed of the training would.",
         config.num_bootstrap
     );
+    let intro = match other_images(runs) {
+        others if others.is_empty() => intro,
+        others => format!("{others} {intro}"),
+    };
     let blocks = if table.rows.is_empty() { Vec::new() } else { vec![Block::Table(table)] };
     Section { id: "scores", title: "Scores", intro, blocks }
 }
@@ -90,13 +127,13 @@ fn range(interval: Interval) -> String {
     format!("{:+.3} to {:+.3}", interval.lower, interval.upper)
 }
 
-fn verdict(interval: Interval) -> String {
+fn verdict(interval: Interval) -> &'static str {
     if interval.lower > 0.0 {
-        "better".to_owned()
+        "better"
     } else if interval.upper < 0.0 {
-        "worse".to_owned()
+        "worse"
     } else {
-        "undecided".to_owned()
+        "undecided"
     }
 }
 
@@ -113,7 +150,8 @@ fn classes(runs: &[Run]) -> Option<Section> {
             let ap = same.and_then(|same| same.ap);
             row.push(Cell::number(ap, 3));
             if at > 0 {
-                let difference = ap.zip(class.ap).map(|(ap, base)| ap - base);
+                let is_comparable = other.is_some_and(|other| is_comparable(base, other));
+                let difference = ap.zip(class.ap).map(|(ap, base)| ap - base).filter(|_| is_comparable);
                 let text = difference.map_or_else(String::new, |difference| format!("{difference:+.3}"));
                 row.push(Cell { text, number: difference, is_number: true });
             }

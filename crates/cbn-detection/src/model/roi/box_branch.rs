@@ -8,7 +8,7 @@ use cbn::ops::Roi;
 use super::{
     box_head::{BoxHead, BoxHeadOutput},
     pool::pool_rois,
-    postprocess::{BoxPredictions, select_detections},
+    postprocess::{self, BoxPredictions},
     sampling::RoiSample,
     to_rois,
 };
@@ -97,8 +97,8 @@ impl BoxBranch {
             .div_scalar(num_rois as f32)
     }
 
-    /// Of each image: its size in network pixels, and how many of them an original pixel has.
-    pub(super) fn detect(
+    /// What each image may show: every class of every proposal that scores above the threshold, near-duplicates included.
+    pub(super) fn candidates(
         &self,
         pyramid: &Pyramid,
         proposals: &[Proposals],
@@ -112,18 +112,23 @@ impl BoxBranch {
         let (class_logits, deltas) = (host::read(class_logits), host::read(deltas));
         let num_logits = self.num_classes + 1;
         let mut start = 0;
-        let mut detections = Vec::with_capacity(proposals.len());
-        for (proposals, &image) in proposals.iter().zip(images) {
+        let mut candidates = Vec::with_capacity(proposals.len());
+        for (proposals, &(size, _)) in proposals.iter().zip(images) {
             let of_image = start * num_logits..(start + proposals.len()) * num_logits;
             let predictions = BoxPredictions {
                 class_logits: &class_logits[of_image.clone()],
                 deltas: &deltas[of_image.start * 4..of_image.end * 4],
                 num_classes: self.num_classes,
             };
-            detections.push(select_detections(&predictions, proposals, image, &self.config));
+            candidates.push(postprocess::candidates(&predictions, proposals, size, &self.config));
             start += proposals.len();
         }
-        detections
+        candidates
+    }
+
+    /// Of the candidates of one image, those that stay, best first; `scale` is how many network pixels an original pixel has.
+    pub(super) fn suppress(&self, candidates: &Detections, scale: [f32; 2]) -> Detections {
+        postprocess::suppress(candidates, scale, &self.config)
     }
 }
 

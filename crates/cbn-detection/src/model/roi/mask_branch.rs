@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{config::MaskBranchConfig, host},
-    structures::{Detections, Pyramid, SoftMask, Targets},
+    structures::{Detections, ImageSize, Pyramid, SoftMask, Targets},
 };
 
 /// Draws a mask on every detected box.
@@ -79,20 +79,34 @@ impl MaskBranch {
     }
 
     /// Adds masks to the detections of each image.
-    pub(super) fn add_masks(&self, pyramid: &Pyramid, mut detections: Vec<Detections>) -> Vec<Detections> {
+    pub(super) fn add_masks(&self, pyramid: &Pyramid, detections: Vec<Detections>) -> Vec<Detections> {
+        let masks = self.masks(pyramid, &detections);
+        share_out(masks, detections)
+    }
+
+    /// The same from two looks, the second at the mirror images: the mean of both.
+    pub(super) fn add_mean_masks(
+        &self,
+        [plain, mirrored]: &[Pyramid; 2],
+        images: &[(ImageSize, [f32; 2])],
+        detections: Vec<Detections>,
+    ) -> Vec<Detections> {
+        let in_mirror: Vec<Detections> =
+            detections.iter().zip(images).map(|(found, (size, _))| found.flip_horizontal(size.width)).collect();
+        let looks = self.masks(plain, &detections).into_iter().zip(self.masks(mirrored, &in_mirror));
+        let means = looks.map(|(plain, mirrored)| plain.mean(&mirrored.flip_horizontal())).collect();
+        share_out(means, detections)
+    }
+
+    /// A mask on every box, image after image.
+    fn masks(&self, pyramid: &Pyramid, detections: &[Detections]) -> Vec<SoftMask> {
         let rois = to_rois(detections.iter().map(|found| found.boxes.as_slice()));
-        let mut masks = if rois.is_empty() {
-            Vec::new()
-        } else {
-            let labels: Vec<usize> = detections.iter().flat_map(|found| &found.labels).copied().collect();
-            let logits = self.head.forward_folded(pool_rois(pyramid, &rois, &self.config.pool));
-            self.to_soft_masks(sigmoid(own_channel(logits, &labels)))
+        if rois.is_empty() {
+            return Vec::new();
         }
-        .into_iter();
-        for found in &mut detections {
-            found.masks = Some(masks.by_ref().take(found.boxes.len()).collect());
-        }
-        detections
+        let labels: Vec<usize> = detections.iter().flat_map(|found| &found.labels).copied().collect();
+        let logits = self.head.forward_folded(pool_rois(pyramid, &rois, &self.config.pool));
+        self.to_soft_masks(sigmoid(own_channel(logits, &labels)))
     }
 
     fn to_soft_masks(&self, probabilities: Tensor<3>) -> Vec<SoftMask> {
@@ -102,6 +116,15 @@ impl MaskBranch {
             .map(|mask| SoftMask { side, probabilities: mask.to_vec() })
             .collect()
     }
+}
+
+/// Gives every image the masks of its boxes.
+fn share_out(masks: Vec<SoftMask>, mut detections: Vec<Detections>) -> Vec<Detections> {
+    let mut masks = masks.into_iter();
+    for found in &mut detections {
+        found.masks = Some(masks.by_ref().take(found.boxes.len()).collect());
+    }
+    detections
 }
 
 /// Of folded logits `[N, M / 2, 2 M, K + 1]`, those of each roi's own class in their places, `[N, M, M]`.

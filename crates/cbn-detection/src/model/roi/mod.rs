@@ -89,9 +89,37 @@ impl RoiHeads {
         proposals: &[Proposals],
         images: &[(ImageSize, [f32; 2])],
     ) -> Vec<Detections> {
-        let detections = self.boxes.detect(pyramid, proposals, images);
+        let candidates = self.boxes.candidates(pyramid, proposals, images);
+        let detections =
+            candidates.iter().zip(images).map(|(found, (_, scale))| self.boxes.suppress(found, *scale)).collect();
         match &self.mask {
             Some(mask) => mask.add_masks(pyramid, detections),
+            None => detections,
+        }
+    }
+
+    /// The same from two looks, the second at the mirror images; see [`crate::model::Detector::detect_with_mirror`].
+    pub fn detect_with_mirror(
+        &self,
+        pyramids: &[Pyramid; 2],
+        proposals: &[Vec<Proposals>; 2],
+        images: &[(ImageSize, [f32; 2])],
+    ) -> Vec<Detections> {
+        let [plain, mirrored] = [0, 1].map(|look| self.boxes.candidates(&pyramids[look], &proposals[look], images));
+        let detections = plain
+            .into_iter()
+            .zip(mirrored)
+            .zip(images)
+            .map(|((mut candidates, mirrored), (size, scale))| {
+                let back = mirrored.flip_horizontal(size.width);
+                candidates.boxes.extend(back.boxes);
+                candidates.scores.extend(back.scores);
+                candidates.labels.extend(back.labels);
+                self.boxes.suppress(&candidates, *scale)
+            })
+            .collect();
+        match &self.mask {
+            Some(mask) => mask.add_mean_masks(pyramids, images, detections),
             None => detections,
         }
     }

@@ -19,12 +19,11 @@ pub(super) struct BoxPredictions<'a> {
     pub num_classes: usize,
 }
 
-/// Every class of every proposal that scores above the threshold, rid of near-duplicates within its class, best first. Of the image: its size in network pixels, and
-/// how many of them an original pixel has, horizontally and vertically.
-pub(super) fn select_detections(
+/// Every class of every proposal that scores above the threshold, near-duplicates included, in no order.
+pub(super) fn candidates(
     predictions: &BoxPredictions<'_>,
     proposals: &Proposals,
-    (image, scale): (ImageSize, [f32; 2]),
+    image: ImageSize,
     config: &BoxBranchConfig,
 ) -> Detections {
     let coder = BoxCoder::new(config.box_weights, config.conventions.clamp);
@@ -47,11 +46,18 @@ pub(super) fn select_detections(
             }
         }
     }
+    Detections { boxes, scores, labels, masks: None }
+}
+
+/// The candidates of one image rid of near-duplicates within their class, best first; `scale` is how many network pixels an original pixel has,
+/// horizontally and vertically.
+pub(super) fn suppress(candidates: &Detections, scale: [f32; 2], config: &BoxBranchConfig) -> Detections {
+    let Detections { boxes, scores, labels, .. } = candidates;
     let mut kept = match config.conventions.suppression {
-        SuppressionScale::Network => nms_by_group(&boxes, &scores, &labels, config.nms_threshold),
+        SuppressionScale::Network => nms_by_group(boxes, scores, labels, config.nms_threshold),
         SuppressionScale::Original => {
             let original: Vec<BBox> = boxes.iter().map(|bbox| config.conventions.boxes.unscale(bbox, scale)).collect();
-            nms_by_group(&original, &scores, &labels, config.nms_threshold)
+            nms_by_group(&original, scores, labels, config.nms_threshold)
         }
     };
     kept.truncate(config.max_detections);
@@ -84,7 +90,7 @@ mod tests {
             BoxPredictions { class_logits: &class_logits, deltas: &vec![0.0; boxes.len() * 12], num_classes: 2 };
         let proposals = Proposals { boxes: boxes.to_vec(), scores: vec![1.0; boxes.len()] };
         let config = BoxBranchConfig { max_detections, ..BoxBranchConfig::default() };
-        select_detections(&predictions, &proposals, (IMAGE, [1.0; 2]), &config)
+        suppress(&candidates(&predictions, &proposals, IMAGE, &config), [1.0; 2], &config)
     }
 
     #[test]
@@ -111,7 +117,8 @@ mod tests {
         deltas[8] = 1.0; // dx of class 1, weight 10: a tenth of the width.
         let predictions = BoxPredictions { class_logits: &[0.0; 3], deltas: &deltas, num_classes: 2 };
         let proposals = Proposals { boxes: vec![bbox], scores: vec![1.0] };
-        let found = select_detections(&predictions, &proposals, (IMAGE, [1.0; 2]), &BoxBranchConfig::default());
+        let config = BoxBranchConfig::default();
+        let found = suppress(&candidates(&predictions, &proposals, IMAGE, &config), [1.0; 2], &config);
         assert_eq!(found.labels, [0, 1]);
         assert_eq!(found.boxes, [bbox, BBox::new(14.0, 10.0, 54.0, 50.0)]);
     }
@@ -142,7 +149,7 @@ mod tests {
         let rois = boxes("rois");
         let proposals = Proposals { scores: vec![1.0; rois.len()], boxes: rois };
         let image = ImageSize::new(height, width);
-        let found = select_detections(&predictions, &proposals, (image, scale), &config);
+        let found = suppress(&candidates(&predictions, &proposals, image, &config), scale, &config);
         let labels: Vec<usize> = serde_json::from_value(case["labels"].clone()).unwrap();
         assert_eq!(found.labels, labels);
         for (found, expected) in found.boxes.iter().zip(boxes("boxes")) {
