@@ -410,6 +410,9 @@ impl Trainer {
         told?;
         let (detections, summaries) = match scored {
             Err(EvalError::Interrupted) => return Ok(()),
+            Err(EvalError::Data(source @ DataError::Image { .. })) => {
+                return Err(TrainError::Validation { iteration: run.iteration, source });
+            }
             scored => scored?,
         };
         let write = || write_results(&self.work_dir.detections_path(), &detections);

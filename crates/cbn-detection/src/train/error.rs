@@ -16,6 +16,18 @@ pub enum TrainError {
     /// The detector could not be evaluated.
     #[error(transparent)]
     Eval(#[from] EvalError),
+    /// A validation image could not be used.
+    #[error(
+        "evaluation after iteration {iteration}: a validation image cannot be used. --max-bad-images bears training images only, because a \
+         score without this image would be another number. The iteration is saved: mend the image or take it out of the annotations \
+         (\"cbn data check\" lists all such), then go on with --resume"
+    )]
+    Validation {
+        /// Finished iterations.
+        iteration: usize,
+        /// Which image, and what is wrong with it.
+        source: DataError,
+    },
     /// A checkpoint could not be written or taken.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
