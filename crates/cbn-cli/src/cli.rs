@@ -213,7 +213,7 @@ pub struct DetectArgs {
     /// JPEG or PNG files, and folders whose pictures are taken, those of folders in them as well
     #[arg(required = true)]
     pub images: Vec<PathBuf>,
-    /// Directory for the overlays and detections.json
+    /// Directory for the overlays and detections.json; pictures in it are not looked at
     #[arg(long, required_unless_present = "jsonl")]
     pub out_dir: Option<PathBuf>,
     /// Print a JSON object per picture and line as soon as it is done
@@ -222,7 +222,7 @@ pub struct DetectArgs {
     /// Draw nothing
     #[arg(long)]
     pub no_overlays: bool,
-    /// Pictures that go through the detector together
+    /// Pictures that go through the detector together, as far as they are of one size: the detections are those of pictures one by one
     #[arg(long, default_value = "1")]
     pub batch: NonZeroUsize,
     /// Threads that read pictures ahead; RAYON_NUM_THREADS sets those of the arithmetic

@@ -1,6 +1,6 @@
 //! `cbn detect`: find objects in pictures.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 use cbn::process_group::Peers;
-use cbn_detection::data::{Category, ImageError, TestBatch, read_rgb};
-use cbn_detection::eval::{CocoDetection, collect};
+use cbn_detection::data::{Category, ImageError, TestBatch, TransformConfig, read_rgb};
+use cbn_detection::eval::{CocoDetection, collect, detect};
 use cbn_detection::structures::ImageSize;
 use cbn_report::overlay::{Item, Scale, class_color, render};
 use image::RgbImage;
@@ -190,13 +190,37 @@ fn tell(record: &PictureRecord, as_json: bool) -> Result<()> {
 
 /// What the detector finds in each picture with at least this score, in the picture's pixels.
 pub fn detect_in(model: &TrainedModel, pictures: &[&RgbImage], device: &Device, score: f64) -> Vec<Vec<CocoDetection>> {
-    if pictures.is_empty() {
-        return Vec::new();
+    let mut found = vec![Vec::new(); pictures.len()];
+    for places in of_one_size(pictures, &model.plan.transform) {
+        let together: Vec<&RgbImage> = places.iter().map(|&place| pictures[place]).collect();
+        for (&place, of_picture) in places.iter().zip(detect_together(model, &together, device, score)) {
+            found[place] = of_picture;
+        }
     }
+    found
+}
+
+/// The places of pictures that are padded to the same size in the network: together they give what each of them gives alone.
+fn of_one_size(pictures: &[&RgbImage], transform: &TransformConfig) -> Vec<Vec<usize>> {
+    let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    for (place, picture) in pictures.iter().enumerate() {
+        let size = transform.for_test(ImageSize::new(picture.height() as usize, picture.width() as usize)).resized;
+        let [height, width] = [size.height, size.width].map(|side| side.next_multiple_of(transform.size_divisor));
+        groups.entry((height, width)).or_default().push(place);
+    }
+    groups.into_values().collect()
+}
+
+fn detect_together(
+    model: &TrainedModel,
+    pictures: &[&RgbImage],
+    device: &Device,
+    score: f64,
+) -> Vec<Vec<CocoDetection>> {
     let named: Vec<(&RgbImage, String)> = pictures.iter().map(|picture| (*picture, String::new())).collect();
     let batch = TestBatch::from_images(&named, &model.plan.transform);
     let category_ids: Vec<u64> = model.categories.iter().map(|category| category.id).collect();
-    let found = model.detector.detect(&batch.images.to_device(device));
+    let found = detect(&model.detector, &batch.images, device, model.plan.test_flip);
     let of_picture = found.iter().zip(&batch.metas).map(|(detections, meta)| {
         let mut found = collect(detections, meta, &category_ids);
         found.retain(|detection| detection.score >= score);
@@ -235,17 +259,19 @@ fn open_json(out_dir: &Path) -> Result<(PathBuf, File)> {
     Ok((path, file))
 }
 
-/// The files, those of folders by name; overlays keep the folders' structure. Makes the directories for them.
+/// The files, those of folders by name; overlays keep the folders' structure. Makes the directories for them. What lies in --out-dir is no
+/// picture to look at: it may be of an earlier run.
 fn tasks(args: &DetectArgs) -> Result<Vec<Task>> {
     let overlays = args.out_dir.as_ref().filter(|_| !args.no_overlays);
     if let Some(dir) = &args.out_dir {
         fs::create_dir_all(dir).with_context(|| format!("cannot write to {}", dir.display()))?;
     }
+    let own = args.out_dir.as_deref().map(absolute).transpose()?;
     let mut taken: HashMap<PathBuf, PathBuf> = HashMap::new();
     let mut tasks = Vec::new();
     for given in &args.images {
         let (paths, base) = if given.is_dir() {
-            (pictures_in(given)?, given.as_path())
+            (pictures_in(given, own.as_deref())?, given.as_path())
         } else {
             (vec![given.clone()], given.parent().unwrap_or(given))
         };
@@ -260,7 +286,28 @@ fn tasks(args: &DetectArgs) -> Result<Vec<Task>> {
             tasks.push(Task { path, overlay });
         }
     }
+    refuse_overwriting(&tasks)?;
     Ok(tasks)
+}
+
+/// A picture must not become its own overlay, nor another's.
+fn refuse_overwriting(tasks: &[Task]) -> Result<()> {
+    let pictures = tasks.iter().filter(|task| task.path.exists()).map(|task| absolute(&task.path));
+    let pictures: BTreeSet<PathBuf> = pictures.collect::<Result<_>>()?;
+    let overlays = tasks.iter().filter_map(|task| task.overlay.as_ref()).filter(|overlay| overlay.exists());
+    for overlay in overlays {
+        ensure!(
+            !pictures.contains(&absolute(overlay)?),
+            "the overlay {} would be written over a picture: name another --out-dir",
+            overlay.display()
+        );
+    }
+    Ok(())
+}
+
+/// The path without links, by which two names of one file are known.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn overlay_path(path: &Path, base: &Path, dir: &Path, taken: &mut HashMap<PathBuf, PathBuf>) -> Result<PathBuf> {
@@ -274,8 +321,8 @@ fn overlay_path(path: &Path, base: &Path, dir: &Path, taken: &mut HashMap<PathBu
     Ok(overlay)
 }
 
-/// The pictures of a folder and of those in it, by path.
-fn pictures_in(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The pictures of a folder and of those in it, by path; but for the folder `own`, unless it is `dir` itself.
+fn pictures_in(dir: &Path, own: Option<&Path>) -> Result<Vec<PathBuf>> {
     let mut found = BTreeSet::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -284,7 +331,9 @@ fn pictures_in(dir: &Path) -> Result<Vec<PathBuf>> {
             let path = entry.with_context(failed)?.path();
             let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
             if path.is_dir() {
-                folders.push(path);
+                if own != Some(&absolute(&path)?) {
+                    folders.push(path);
+                }
             } else if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
                 found.insert(path);
             }
