@@ -153,13 +153,14 @@ impl LineChart {
 
 /// Horizontal bars, each with its text.
 pub(crate) fn bars(label: &str, rows: &[(String, f64, String)]) -> Option<String> {
-    const NAME: f64 = 190.0;
+    // The longest name, at a phone's letters.
+    const NAME: f64 = 212.0;
     const ROW: f64 = 30.0;
     let most = rows.iter().map(|(_, value, _)| *value).fold(0.0, f64::max).max(1e-9);
     let height = ROW * rows.len() as f64 + 8.0;
     let mut svg = format!(r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{}">"#, escape(label));
     for (at, (name, value, text)) in rows.iter().enumerate() {
-        let (top, width) = (4.0 + ROW * at as f64, (value.max(0.0) / most * 170.0).max(1.0));
+        let (top, width) = (4.0 + ROW * at as f64, (value.max(0.0) / most * 150.0).max(1.0));
         let middle = top + 19.0;
         let after = NAME + width + 8.0;
         let _ = write!(

@@ -69,6 +69,16 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// Few short columns read better close together.
+    fn is_narrow(&self) -> bool {
+        self.columns.len() <= 4 && !self.is_folded
+    }
+
+    /// Whether any column has a name.
+    fn has_head(&self) -> bool {
+        self.columns.iter().any(|column| !column.is_empty())
+    }
+
     /// Whether a column holds numbers, which stand to the right.
     fn is_number(&self, column: &usize) -> bool {
         self.rows.first().is_some_and(|row| row.get(*column).is_some_and(|cell| cell.is_number))

@@ -286,7 +286,7 @@ pub enum Moments {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TestSection {
-    /// Images per forward pass.
+    /// Images per forward pass, padded to the largest of them: of images of different sizes, padding moves the scores a little. Default: 1.
     pub batch_size: usize,
     /// Whether each image is looked at mirrored as well, see [`crate::model::Detector::detect_with_mirror`]. It takes twice as long.
     pub flip: bool,

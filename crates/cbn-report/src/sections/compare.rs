@@ -13,7 +13,8 @@ pub(super) fn page(runs: &[Run], config: &ReportConfig) -> Page {
     sections.extend(classes(runs));
     sections.push(recipes(runs));
     sections.push(facts::timing(runs));
-    sections.retain(|section| !section.blocks.is_empty());
+    // That recipes are the same is said in words alone.
+    sections.retain(|section| !section.blocks.is_empty() || section.id == "recipe");
     let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     Page {
         title: names.join(" and "),
@@ -194,5 +195,6 @@ fn recipes(runs: &[Run]) -> Section {
     let mut columns = vec!["key".to_owned()];
     columns.extend(runs.iter().map(|run| run.name.clone()));
     let table = Table { caption: "What differs".to_owned(), columns, rows, ..Table::default() };
-    Section { id: "recipe", title: "Recipes", intro: intro.to_owned(), blocks: vec![Block::Table(table)] }
+    let blocks = if table.rows.is_empty() { Vec::new() } else { vec![Block::Table(table)] };
+    Section { id: "recipe", title: "Recipes", intro: intro.to_owned(), blocks }
 }

@@ -121,20 +121,29 @@ pub(super) fn machine(run: &Run) -> Option<Section> {
     let info = run.info.as_ref()?;
     let machine = &info.machine;
     let unknown = || "unknown".to_owned();
+    let evaluated = match run.plan()["train"]["evaluate_images"].as_u64() {
+        Some(_) => format!("{}, the first of the annotations (train.evaluate_images)", info.num_val_images),
+        None => info.num_val_images.to_string(),
+    };
     let facts = [
         ("processor", machine.cpu.clone().unwrap_or_else(unknown)),
         ("cores, threads of the kernels", format!("{}, {}", machine.num_cores, machine.num_threads)),
         ("memory", machine.memory_mib.map_or_else(unknown, |mib| format!("{:.1} GiB", mib as f64 / 1024.0))),
         ("system", format!("{}, {}", machine.os, machine.architecture)),
-        ("device", machine.device.clone()),
+        ("device", device(&machine.device).to_owned()),
         ("cbn", info.version.clone()),
         ("images to learn from", info.num_train_images.to_string()),
-        ("images to evaluate on", info.num_val_images.to_string()),
+        ("images to evaluate on", evaluated),
         ("classes", info.categories.len().to_string()),
     ];
     let rows = facts.into_iter().map(|(name, value)| vec![Cell::text(name), Cell::text(value)]).collect();
     let table = Table { caption: "Where it ran".to_owned(), columns: vec![String::new(); 2], rows, ..Table::default() };
     Some(Section { id: "machine", title: "Machine and data", intro: String::new(), blocks: vec![Block::Table(table)] })
+}
+
+/// `Flex(Cpu)` of `Device<Flex(Cpu)>`, as Burn prints it.
+fn device(printed: &str) -> &str {
+    printed.strip_prefix("Device<").and_then(|rest| rest.strip_suffix('>')).unwrap_or(printed)
 }
 
 pub(super) fn recipe(run: &Run) -> Option<Section> {
@@ -181,6 +190,11 @@ mod tests {
     fn durations_are_read_aloud() {
         assert_eq!([12.4, 200.0, 1046.0, 3900.0].map(duration), ["12 s", "3 min 20 s", "17 min", "1 h 05 min"]);
         assert_eq!((median(&[]), median(&[3.0, 1.0]), median(&[9.0, 1.0, 2.0])), (None, Some(2.0), Some(2.0)));
+    }
+
+    #[test]
+    fn devices_lose_their_wrapping() {
+        assert_eq!(["Device<Flex(Cpu)>", "Cuda"].map(device), ["Flex(Cpu)", "Cuda"]);
     }
 
     #[test]

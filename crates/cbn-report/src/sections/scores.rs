@@ -96,7 +96,8 @@ pub(super) fn precision(results: &Results) -> Section {
     }
     let point = results.main().operating_point;
     let intro = format!(
-        "F1 is largest, {:.3}, where scores are cut at {:.2}: {:.0} % of what is reported is right, {:.0} % of the objects are found.",
+        "F1 ({}, IoU 0.50) is largest, {:.3}, where scores are cut at {:.2}: {:.0} % of what is reported is right, {:.0} % of the objects are found.",
+        word(results.main().summary.iou_type),
         point.f1,
         point.score,
         100.0 * point.precision,
