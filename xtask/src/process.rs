@@ -44,5 +44,5 @@ pub fn built(arguments: &[&str], name: &str) -> Result<PathBuf, String> {
     let executable = |message: serde_json::Value| {
         Some(PathBuf::from(message["executable"].as_str().filter(|_| message["target"]["name"] == name)?))
     };
-    messages.filter_map(executable).last().ok_or_else(|| format!("cargo built no {name}"))
+    messages.filter_map(executable).next_back().ok_or_else(|| format!("cargo built no {name}"))
 }
