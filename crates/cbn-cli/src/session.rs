@@ -74,15 +74,14 @@ impl Session {
         if !self.trainer.peers.is_first() {
             let mut warnings = Warnings { rank: self.trainer.peers.rank() };
             let outcome = self.trainer.train(detector, &mut warnings)?;
-            return Ok(Trained { iteration: outcome.iteration, metrics: None });
+            return Ok(Trained { iteration: outcome.iteration, evaluations: Vec::new() });
         }
         let mut progress = Progress::new(self.plan.train.num_iterations);
         let mut log = work_dir.log()?;
         let mut curves = TensorBoard::create(&work_dir.tensorboard_path())?;
         let mut observers = [&mut log as &mut dyn Observer, &mut curves, &mut progress];
         let outcome = self.trainer.train(detector, &mut observers.as_mut_slice())?;
-        let metrics = progress.finish();
-        Ok(Trained { iteration: outcome.iteration, metrics })
+        Ok(Trained { iteration: outcome.iteration, evaluations: progress.finish() })
     }
 
     /// The detector that training starts from.
@@ -136,8 +135,8 @@ pub fn shard(peers: &Peers) -> Shard {
 pub struct Trained {
     /// Finished iterations.
     pub iteration: usize,
-    /// What the last evaluation of this process found.
-    pub metrics: Option<Metrics>,
+    /// What the evaluations of this process found, each after so many iterations.
+    pub evaluations: Vec<(usize, Metrics)>,
 }
 
 /// Scores a detector of this plan on a data set.

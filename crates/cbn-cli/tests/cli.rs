@@ -16,7 +16,7 @@ fn a_data_set_is_made_trained_on_tested_and_drawn() {
     let train = ["train", &recipe, "--data", &data, "--work-dir", &run];
     let stdout = succeeds(&[&train[..], &TINY].concat());
     let checkpoint = text(&dir.path().join("run/checkpoint_00000002.safetensors"));
-    assert!(stdout.contains(&checkpoint), "{stdout}");
+    assert!(stdout.starts_with("iteration    bbox AP") && stdout.contains(&checkpoint), "{stdout}");
     assert!(Path::new(&checkpoint).is_file() && dir.path().join("run/log.jsonl").is_file());
     // A second run must not mix its files with the first one's.
     let message = fails(&[&train[..], &TINY].concat());

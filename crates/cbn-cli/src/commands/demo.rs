@@ -44,7 +44,7 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     bar.finish_and_clear();
     println!("before     {}", scores::short(&scores::metrics(&before)));
 
-    let after = session.train(detector)?.metrics.context("training ended without an evaluation")?;
+    let (_, after) = session.train(detector)?.evaluations.pop().context("training ended without an evaluation")?;
     println!("after      {}", scores::short(&after));
 
     let work_dir = &session.trainer.work_dir;

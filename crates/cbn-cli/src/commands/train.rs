@@ -9,7 +9,7 @@ use cbn_detection::recipe::Recipe;
 use cbn_detection::train::WorkDir;
 
 use crate::cli::TrainArgs;
-use crate::output::expected;
+use crate::output::{expected, scores};
 use crate::session::{Limits, Session, recipe_name};
 use crate::signals::Signals;
 
@@ -30,6 +30,7 @@ pub fn run(args: &TrainArgs, peers: &Peers) -> Result<ExitCode> {
         return Ok(code.unwrap_or(ExitCode::SUCCESS));
     }
 
+    print!("{}", scores::history(&trained.evaluations));
     let work_dir = &session.trainer.work_dir;
     let checkpoint = work_dir.latest_checkpoint()?.context("training ended without a checkpoint")?;
     println!("checkpoint {}", checkpoint.display());
@@ -43,11 +44,11 @@ pub fn run(args: &TrainArgs, peers: &Peers) -> Result<ExitCode> {
     if let Some(code) = code {
         return Ok(code);
     }
-    match (&session.plan.expected, trained.metrics, session.plan.train.evaluate_images) {
+    match (&session.plan.expected, trained.evaluations.last(), session.plan.train.evaluate_images) {
         (Some(_), Some(_), Some(_)) => {
             println!("not compared with [expected]: train.evaluate_images left images out; cbn test takes all");
         }
-        (Some(expected), Some(metrics), None) => print!("{}", expected::compare(expected, &metrics).text),
+        (Some(expected), Some((_, metrics)), None) => print!("{}", expected::compare(expected, metrics).text),
         _ => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -16,14 +16,14 @@ pub struct Progress {
     bar: ProgressBar,
     num_iterations: usize,
     last_line: Instant,
-    last_metrics: Option<Metrics>,
+    evaluations: Vec<(usize, Metrics)>,
 }
 
 impl Progress {
     pub fn new(num_iterations: usize) -> Self {
         let bar = ProgressBar::new(num_iterations as u64);
         bar.set_style(style("{bar:24} {pos}/{len} {elapsed_precise} eta {eta_precise} {wide_msg}"));
-        Self { bar, num_iterations, last_line: Instant::now(), last_metrics: None }
+        Self { bar, num_iterations, last_line: Instant::now(), evaluations: Vec::new() }
     }
 
     fn show(&mut self, event: &Event<'_>) {
@@ -36,7 +36,7 @@ impl Progress {
             Event::Logged(Record::Evaluation(record)) => {
                 let line = format!("iteration {}: {}", record.iteration, scores::short(&record.metrics));
                 self.line(&line);
-                self.last_metrics = Some(record.metrics.clone());
+                self.evaluations.push((record.iteration, record.metrics.clone()));
             }
             Event::Logged(Record::Checkpoint { path, .. }) => self.line(&format!("wrote {}", path.display())),
             Event::Logged(Record::SkippedCheckpoint { reason, .. }) => self.line(&format!("skipped: {reason}")),
@@ -54,10 +54,10 @@ impl Progress {
         }
     }
 
-    /// Ends the bar; the last evaluation's numbers.
-    pub fn finish(&mut self) -> Option<Metrics> {
+    /// Ends the bar; the evaluations' numbers, each after so many iterations.
+    pub fn finish(self) -> Vec<(usize, Metrics)> {
         self.bar.finish_and_clear();
-        self.last_metrics.take()
+        self.evaluations
     }
 
     fn iteration(&mut self, record: &IterationRecord) {
@@ -94,8 +94,9 @@ fn describe(record: &IterationRecord) -> String {
     } else {
         format!(" exchange {:.0} %", 100.0 * record.exchange_s / record.elapsed_s)
     };
+    let memory = record.peak_memory_mib.map_or_else(String::new, |mib| format!(" {:.1} GiB", mib as f64 / 1024.0));
     format!(
-        "{:.1} images/s{exchange} lr {:.5} loss {:.3} ({})",
+        "{:.1} images/s{memory}{exchange} lr {:.5} loss {:.3} ({})",
         record.images_per_s,
         record.learning_rate,
         record.loss,

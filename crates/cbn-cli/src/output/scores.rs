@@ -41,9 +41,35 @@ pub fn short(metrics: &Metrics) -> String {
     parts.join("  ")
 }
 
+/// A table of evaluations, a row for each: its iteration, and the three APs of each kind of overlap. Nothing if there was none.
+pub fn history(evaluations: &[(usize, Metrics)]) -> String {
+    let Some((_, first)) = evaluations.first() else { return String::new() };
+    let columns: Vec<(&str, &str)> =
+        first.keys().flat_map(|kind| ["AP", "AP50", "AP75"].map(|name| (kind.as_str(), name))).collect();
+    let head: String = columns.iter().map(|(kind, name)| format!("{:>11}", format!("{kind} {name}"))).collect();
+    let row = |(iteration, metrics): &(usize, Metrics)| {
+        let value = |(kind, name): &(&str, &str)| metrics.get(*kind)?.get(*name).copied().flatten();
+        let cell = |column| value(column).map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
+        let cells: String = columns.iter().map(|column| format!("{:>11}", cell(column))).collect();
+        format!("{iteration:>9}{cells}\n")
+    };
+    format!("iteration{head}\n{}", evaluations.iter().map(row).collect::<String>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_history_has_a_row_for_each_evaluation() {
+        let metrics = |ap| {
+            let bbox = BTreeMap::from([("AP".to_owned(), Some(ap)), ("AP50".to_owned(), None)]);
+            BTreeMap::from([("bbox".to_owned(), bbox)])
+        };
+        let expected = "iteration    bbox AP  bbox AP50  bbox AP75\n      133      0.500          -          -\n     1266      0.750          -          -\n";
+        assert_eq!(history(&[(133, metrics(0.5)), (1266, metrics(0.75))]), expected);
+        assert_eq!(history(&[]), "");
+    }
 
     #[test]
     fn the_short_form_names_what_is_missing() {
