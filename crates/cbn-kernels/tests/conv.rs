@@ -178,6 +178,19 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
+/// A stem gives an image the same features alone as in a batch, so that processes may share the images of a step.
+#[test]
+fn a_stem_has_the_same_bits_in_any_batch() {
+    for size in [33, 63, 64, 200] {
+        let shape = square([3, 64], size, 7, 2);
+        let (x, weight) = (values(shape.input_len(), 1), values(shape.weight_len(), 2));
+        let both = conv2d_forward(&shape, &x, &weight, &Epilogue::default());
+        let alone = ConvShape { batch: 1, ..shape };
+        let first = conv2d_forward(&alone, &x[..alone.input_len()], &weight, &Epilogue::default());
+        assert!(first == both[..first.len()], "{size}");
+    }
+}
+
 #[test]
 fn epilogue_scales_shifts_adds_and_clips() {
     let depthwise = ConvShape { groups: 83, ..square([83, 83], 9, 3, 1) };

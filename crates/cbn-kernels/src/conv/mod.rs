@@ -34,8 +34,6 @@ use crate::out::{self, Out};
 
 /// Winograd's channels. From so many on the weight gradient gains too: 1.3 times at 16 channels, twice at 32, three times at 64.
 const MIN_CHANNELS: usize = 16;
-/// Input channels from which on a stride of 2 gains.
-const MIN_STRIDED_CHANNELS: usize = 2;
 /// Below this many small tiles reading the transformed weight costs more than the products it saves.
 const MIN_TILES: usize = 48;
 
@@ -74,11 +72,7 @@ impl Algorithm {
     /// have, and there are at most 512 channels, for accuracy; both where there are many small maps. A kernel of 7 or 8 taps per side and
     /// stride 2 is one of 4 taps on joined pixels.
     pub fn choose(shape: &ConvShape) -> Self {
-        if winograd::strided::is_applicable(shape)
-            && shape.in_channels >= MIN_STRIDED_CHANNELS
-            && shape.out_channels >= MIN_CHANNELS
-            && winograd::strided::tile_count(shape) >= MIN_TILES
-        {
+        if winograd::strided::is_worth_it(shape) {
             return Self::StridedWinograd;
         }
         match Self::winograd_or_other(shape, TileSize::choose) {

@@ -38,8 +38,16 @@ pub(crate) fn is_applicable(shape: &ConvShape) -> bool {
         && shape.kernel.iter().all(|&side| side.div_ceil(2) == TAPS)
 }
 
-pub(crate) fn tile_count(shape: &ConvShape) -> usize {
-    shape.batch * shape.out_height().div_ceil(SIDE) * shape.out_width().div_ceil(SIDE)
+/// Whether it is faster. The number of maps does not matter: a map has the same bits whatever it is computed with.
+pub(crate) fn is_worth_it(shape: &ConvShape) -> bool {
+    /// Channels from which on the transforms are repaid.
+    const MIN_CHANNELS: [usize; 2] = [2, 16];
+    /// Outputs of a map from which on the weight's transform is.
+    const MIN_OUTPUTS: usize = 1024;
+    is_applicable(shape)
+        && shape.in_channels >= MIN_CHANNELS[0]
+        && shape.out_channels >= MIN_CHANNELS[1]
+        && shape.out_height() * shape.out_width() >= MIN_OUTPUTS
 }
 
 pub(crate) fn forward(
