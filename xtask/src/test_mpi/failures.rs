@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use super::mpirun::{Ended, Job, LIMIT, signal};
 use super::options::Options;
 use super::table::Row;
-use super::{Bench, LONG, RANKS};
+use super::{Bench, LONG, RANKS, remove};
 use crate::process::workspace_root;
 
 impl Bench {
@@ -33,7 +33,7 @@ pub fn killed(bench: &Bench, options: &Options) -> Result<Vec<Row>, String> {
     let again = bench.dir.join("undisturbed_again");
     bench.finish(&again)?;
     let length = began.elapsed();
-    if bench.training.last_checkpoint(&again)? != reference {
+    if !is_equal(bench, &again, &reference)? {
         return Err("two undisturbed trainings differ already".to_owned());
     }
 
@@ -53,7 +53,7 @@ pub fn killed(bench: &Bench, options: &Options) -> Result<Vec<Row>, String> {
             }
         }
         bench.finish(&work_dir)?;
-        num_equal += usize::from(bench.training.last_checkpoint(&work_dir)? == reference);
+        num_equal += usize::from(is_equal(bench, &work_dir, &reference)?);
     }
     unclear.iter().for_each(|text| println!("a killed job said:\n{text}"));
     let what = format!("{num_kills} kills of a process at random moments");
@@ -78,6 +78,15 @@ pub fn killed(bench: &Bench, options: &Options) -> Result<Vec<Row>, String> {
             num_equal == num_trainings,
         ),
     ])
+}
+
+/// Whether a training ended with this checkpoint; then its directory, which is large, is removed.
+fn is_equal(bench: &Bench, work_dir: &Path, reference: &[u8]) -> Result<bool, String> {
+    let is_equal = bench.training.last_checkpoint(work_dir)? == reference;
+    if is_equal {
+        remove(work_dir)?;
+    }
+    Ok(is_equal)
 }
 
 /// None if the job had ended before.
@@ -140,7 +149,7 @@ fn asked_to_stop(bench: &Bench) -> Result<Vec<Row>, String> {
         let log = fs::read_to_string(work_dir.join("log.jsonl")).unwrap_or_default();
         let is_saved = log.contains("\"event\":\"stopped\"");
         bench.finish(&work_dir)?;
-        let is_equal = bench.training.last_checkpoint(&work_dir)? == reference;
+        let is_equal = is_equal(bench, &work_dir, &reference)?;
         let found = format!(
             "{:.1} s, {}, code {}, {}",
             ended.after.as_secs_f64(),
@@ -168,6 +177,7 @@ fn failing(bench: &Bench, name: &str, data: &Path, settings: &[&str]) -> Result<
     let errors: Vec<&str> = ended.stderr.lines().filter(|line| line.starts_with("cbn")).collect();
     let found = format!("code {:?} after {:.1} s: {}", ended.code, ended.after.as_secs_f64(), errors.join(" / "));
     let passed = ended.code.is_some_and(|code| code != 0) && errors.len() == 1;
+    remove(&work_dir)?;
     Ok(Row::fact(name, found, "an end with one error", passed))
 }
 

@@ -108,6 +108,11 @@ impl Bench {
     }
 }
 
+/// Checkpoints are large: what has been looked at goes.
+fn remove(work_dir: &Path) -> Result<(), String> {
+    fs::remove_dir_all(work_dir).map_err(|error| format!("cannot remove {}: {error}", work_dir.display()))
+}
+
 fn tell(rows: &[Row], name: &str, began: Instant) {
     let num_failed = rows.iter().filter(|row| !row.passed).count();
     println!("{name}: {} checks, {num_failed} failed, {:.0} s so far", rows.len(), began.elapsed().as_secs_f64());

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 
-use super::Bench;
 use super::table::Row;
+use super::{Bench, remove};
 use crate::process::workspace_root;
 
 /// Images of one size, so that they are padded alike whoever shares them; no decay, so that the velocity after the first step is the gradient. Every
@@ -67,7 +67,12 @@ fn train(bench: &Bench, ranks: usize, norm: &str, settings: &[&str]) -> Result<P
 /// once a pixel of a mask's target or a region's class has flipped.
 fn twenty_steps(bench: &Bench) -> Result<Vec<Row>, String> {
     let settings = ["train.length={ iterations = 20 }", "train.learning_rate=0.0001", "train.batch_size=4"];
-    let run = |ranks| losses(&train(bench, ranks, "sync_bn", &settings)?);
+    let run = |ranks| -> Result<_, String> {
+        let work_dir = train(bench, ranks, "sync_bn", &settings)?;
+        let losses = losses(&work_dir)?;
+        remove(&work_dir)?;
+        Ok(losses)
+    };
     let one = run(1)?;
     let mut rows = Vec::new();
     for ranks in [2, 4] {
@@ -83,7 +88,9 @@ fn one_step(bench: &Bench, norm: &str) -> Result<Vec<Row>, String> {
     let settings = ["train.length={ iterations = 1 }", "train.batch_size=2"];
     let [one, two] = [train(bench, 1, norm, &settings)?, train(bench, 2, norm, &settings)?];
     let (of_losses, _) = worst(&losses(&two)?, &losses(&one)?, |a, b| (a - b).abs() / b.abs())?;
-    let [one, two] = [gradients(&one)?, gradients(&two)?];
+    let dirs = [one, two];
+    let [one, two] = [gradients(&dirs[0])?, gradients(&dirs[1])?];
+    dirs.iter().try_for_each(|dir| remove(dir))?;
     if !one.keys().eq(two.keys()) || one.len() < 20 {
         return Err(format!("{norm}: gradients of {} and {} parameters", one.len(), two.len()));
     }
