@@ -1,5 +1,7 @@
 //! The group of MPI processes, and norms over it: `cargo xtask test-mpi` starts this with `mpirun`, and prints what it prints.
 
+#![allow(clippy::print_stdout, reason = "its own harness tells what was found")]
+
 mod common;
 #[path = "common/over_peers.rs"]
 mod over_peers;
