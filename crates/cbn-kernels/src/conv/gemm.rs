@@ -197,7 +197,8 @@ impl Task<'_> {
                         let tile = &mut tile[..pixels.len() * width];
                         let panel = &packed[first * depth..][..width * depth];
                         match rows {
-                            Rows::Even(source) => {
+                            // A residual is far: one block at a time, each would wait for it.
+                            Rows::Even(source) if self.epilogue.residual.is_none() => {
                                 let finish = Finish {
                                     epilogue: self.epilogue,
                                     is_streamed: self.is_streamed,
@@ -212,7 +213,7 @@ impl Task<'_> {
                                     Some((finish, y)),
                                 );
                             }
-                            Rows::Sliced(..) => {
+                            _ => {
                                 self.multiply_panel((rows, first == 0), pixels.len(), panel, tile);
                                 self.finish(tile, group, first, pixels, y);
                             }
