@@ -7,7 +7,8 @@
 use rayon::prelude::*;
 
 use super::ConvShape;
-use super::microkernel::{LANES, PANEL, ROWS, multiply_transposed, panel_width, panels_len};
+use super::microkernel::{LANES, PANEL, ROWS, panel_width, panels_len};
+use super::transposed::multiply_transposed;
 use crate::ahead::Ahead;
 use crate::isa::{Kernels, Target, per_isa};
 use crate::scratch::with_scratch;

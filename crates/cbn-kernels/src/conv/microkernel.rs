@@ -1,4 +1,5 @@
-//! The two inner loops that all convolutions end in: products of small dense blocks, in registers.
+//! The inner loops that convolutions end in: products of small dense blocks, in registers. Weight gradients end in
+//! [`super::transposed`].
 //!
 //! The right-hand side is always a *panel*: rows of `width` floats, `width` one of 16, 32, 48, 64, contiguous.
 //! With AVX-512 a block of 6 rows by 64 columns is 24 accumulators; with AVX2 6 by 16 is 12; with the 16 SSE registers
@@ -51,22 +52,12 @@ per_isa! {
         = multiply_short_rows_body
 }
 
-per_isa! {
-    /// `tile[i][j] (+)= sum_p left[p][i] * panel[p][j]`: the transposed product, for weight gradients.
-    ///
-    /// `left` comes with its `stride`, `panel` with its `width`. `tile` has rows of `width`; `stride` is at least its number of rows rounded up to [`ROWS`]. It is added to if
-    /// `accumulate`, else overwritten. What is `ahead` is brought to the second-level cache in the meantime.
-    pub(crate) fn multiply_transposed(
-        left: (&[f32], usize), panel: (&[f32], usize), tile: &mut [f32], accumulate: bool, ahead: [Ahead; 3],
-    ) = multiply_transposed_body
-}
-
 /// The columns of a panel that one pass computes: V registers from `column` on.
 #[derive(Clone, Copy)]
-struct Right<'a> {
-    panel: &'a [f32],
-    width: usize,
-    column: usize,
+pub(super) struct Right<'a> {
+    pub panel: &'a [f32],
+    pub width: usize,
+    pub column: usize,
 }
 
 /// A product of rows with a panel, R rows and V registers of columns at a time.
@@ -339,74 +330,7 @@ fn row_block<T: Target, const R: usize, const V: usize>(left: [&[f32]; R], right
 }
 
 #[inline(always)]
-fn multiply_transposed_body<T: Target>(
-    left: (&[f32], usize),
-    (panel, width): (&[f32], usize),
-    tile: &mut [f32],
-    accumulate: bool,
-    ahead: [Ahead; 3],
-) {
-    let right = Right { panel, width, column: 0 };
-    match (T::IS_WIDE, width) {
-        (true, 64) => transposed_blocks::<T, 6, 4>(left, right, tile, accumulate, ahead),
-        (true, 48) => transposed_blocks::<T, 6, 3>(left, right, tile, accumulate, ahead),
-        (true, 32) => transposed_blocks::<T, 6, 2>(left, right, tile, accumulate, ahead),
-        _ => {
-            for column in (0..width).step_by(LANES) {
-                let right = Right { column, ..right };
-                if T::HAS_FMA {
-                    transposed_blocks::<T, 6, 1>(left, right, tile, accumulate, ahead);
-                } else {
-                    transposed_blocks::<T, 2, 1>(left, right, tile, accumulate, ahead);
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn transposed_blocks<T: Target, const R: usize, const V: usize>(
-    left: (&[f32], usize),
-    right: Right<'_>,
-    tile: &mut [f32],
-    accumulate: bool,
-    ahead: [Ahead; 3],
-) {
-    let (blocks, depth) = (tile.len().div_ceil(R * right.width), right.panel.len() / right.width);
-    for (block, tile) in tile.chunks_mut(R * right.width).enumerate() {
-        let walks = ahead.map(|ahead| ahead.walk(block, blocks, depth));
-        let sums = transposed_block::<T, R, V>(left, block * R, right, walks);
-        store(&sums, right, tile, accumulate);
-    }
-}
-
-/// As [`row_block`]: a function of its own, with a variable per walk, or the compiler keeps the sums in memory.
-#[inline(always)]
-fn transposed_block<T: Target, const R: usize, const V: usize>(
-    (left, stride): (&[f32], usize),
-    first_row: usize,
-    right: Right<'_>,
-    [mut first, mut second, mut third]: [Walk; 3],
-) -> [[[f32; LANES]; V]; R] {
-    let mut sums = [[[0.0; LANES]; V]; R];
-    for (left, row) in left.chunks_exact(stride).zip(right.panel.chunks_exact(right.width)) {
-        let left = &left[first_row..first_row + R];
-        let row = load::<V>(row, right.column);
-        for r in 0..R {
-            fused_multiply_add::<T, V>(&mut sums[r], left[r], &row);
-        }
-        // The baseline has too few products per step to hide them behind.
-        if T::HAS_FMA {
-            first.step();
-            second.step();
-            third.step();
-        }
-    }
-    sums
-}
-
-#[inline(always)]
-fn load<const V: usize>(row: &[f32], column: usize) -> [[f32; LANES]; V] {
+pub(super) fn load<const V: usize>(row: &[f32], column: usize) -> [[f32; LANES]; V] {
     let row = &row[column..column + V * LANES];
     let mut values = [[0.0; LANES]; V];
     for v in 0..V {
@@ -416,7 +340,11 @@ fn load<const V: usize>(row: &[f32], column: usize) -> [[f32; LANES]; V] {
 }
 
 #[inline(always)]
-fn fused_multiply_add<T: Target, const V: usize>(sums: &mut [[f32; LANES]; V], left: f32, right: &[[f32; LANES]; V]) {
+pub(super) fn fused_multiply_add<T: Target, const V: usize>(
+    sums: &mut [[f32; LANES]; V],
+    left: f32,
+    right: &[[f32; LANES]; V],
+) {
     for v in 0..V {
         for l in 0..LANES {
             sums[v][l] = T::mul_add(left, right[v][l], sums[v][l]);
@@ -425,7 +353,7 @@ fn fused_multiply_add<T: Target, const V: usize>(sums: &mut [[f32; LANES]; V], l
 }
 
 #[inline(always)]
-fn store<const R: usize, const V: usize>(
+pub(super) fn store<const R: usize, const V: usize>(
     sums: &[[[f32; LANES]; V]; R],
     right: Right<'_>,
     tile: &mut [f32],

@@ -18,6 +18,7 @@ mod plan;
 pub mod reference;
 mod sampled;
 mod shape;
+mod transposed;
 mod winograd;
 
 pub use self::epilogue::Epilogue;

@@ -14,7 +14,8 @@ use super::tile_size::TileSize;
 use super::tiles::{Bands, Map, Strides, Tiling, transform_inputs, transform_output_gradients};
 use crate::ahead::Ahead;
 use crate::conv::ConvShape;
-use crate::conv::microkernel::{LANES, PANEL, ROWS, multiply_transposed, panel_width, panels_len};
+use crate::conv::microkernel::{LANES, PANEL, ROWS, panel_width, panels_len};
+use crate::conv::transposed::multiply_transposed;
 use crate::isa::Kernels;
 use crate::scratch::with_scratch;
 
