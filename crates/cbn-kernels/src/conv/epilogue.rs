@@ -1,6 +1,5 @@
 //! What happens to a finished tile of a convolution while it is still in the first-level cache.
 
-use super::microkernel::LANES;
 use crate::isa::Target;
 use crate::out::Out;
 use crate::stream::Stream;
@@ -50,7 +49,7 @@ impl<'a> Epilogue<'a> {
         self.apply(sums, channel, offset);
         match stream {
             Some(stream) => stream.copy::<T>(sums, out),
-            None => copy(sums, out),
+            None => _ = out.write_copy_of_slice(sums),
         }
     }
 
@@ -78,17 +77,4 @@ impl<'a> Epilogue<'a> {
             }
         }
     }
-}
-
-/// Copies a register at a time: a call for so few costs as much as they do.
-#[inline(always)]
-fn copy(values: &[f32], out: &mut Out) {
-    assert_eq!(values.len(), out.len(), "as many values as places");
-    let (mut values, mut out) = (values.chunks_exact(LANES), out.chunks_exact_mut(LANES));
-    for (values, out) in values.by_ref().zip(out.by_ref()) {
-        let mut lanes = [0.0; LANES];
-        lanes.copy_from_slice(values);
-        out.write_copy_of_slice(&lanes);
-    }
-    out.into_remainder().write_copy_of_slice(values.remainder());
 }
