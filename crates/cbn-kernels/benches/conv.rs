@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use cbn_kernels::conv::{Algorithm, Method, TileSize};
+use cbn_kernels::conv::{Algorithm, Method};
 use cbn_kernels::{ConvShape, Epilogue, Isa, PackedWeight};
 
 /// As the command has: its large blocks start on a cache line, others do not, and a load across two lines takes two steps.
@@ -42,15 +42,6 @@ const SMALL: [Row; 13] = [
 const DEPTHWISE: [Row; 2] =
     [("depthwise.c2", [2, 64, 200, 336, 64, 3, 1]), ("depthwise.c4", [2, 512, 50, 84, 512, 3, 1])];
 
-const ALGORITHMS: [Algorithm; 6] = [
-    Algorithm::Gemm,
-    Algorithm::Winograd(TileSize::Four),
-    Algorithm::Winograd(TileSize::Six),
-    Algorithm::MixedWinograd,
-    Algorithm::StridedWinograd,
-    Algorithm::Depthwise,
-];
-
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     println!("{:<14} {:<14} {:>17} {:>17} {:>17} {:>17}", "", "", "forward", "packed", "grad x", "grad w");
@@ -58,7 +49,7 @@ fn main() {
     let dense = large().into_iter().chain(SMALL).map(|(name, sizes)| (name, shape(sizes)));
     let depthwise = DEPTHWISE.map(|(name, sizes)| (name, ConvShape { groups: sizes[1], ..shape(sizes) }));
     for (name, shape) in dense.chain(depthwise).filter(|(name, _)| name.contains(&filter)) {
-        for algorithm in ALGORITHMS {
+        for algorithm in Algorithm::ALL {
             if algorithm.is_applicable(&shape) {
                 row(name, &shape, Method { algorithm, isa: Isa::detect() });
             }

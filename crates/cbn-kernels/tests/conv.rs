@@ -1,6 +1,6 @@
 //! Convolutions against the definition in `f64`.
 
-use cbn_kernels::conv::{Algorithm, Method, TileSize, reference};
+use cbn_kernels::conv::{Algorithm, Method, reference};
 use cbn_kernels::{ConvShape, Epilogue, Isa, PackedWeight, Sample, conv2d_backward_weight_of_sample};
 use cbn_kernels::{conv2d_backward_input, conv2d_forward, conv2d_forward_packed};
 use proptest::prelude::*;
@@ -11,15 +11,6 @@ const GEMM_TOLERANCE: f64 = 1e-6;
 /// The transforms multiply by up to 5 * 5 on the way in and 8 * 8 on the way out, with large tiles 32 * 32, and cancel:
 /// measured 1e-6 to 5e-6, with large tiles up to 9e-6 at 512 channels.
 const WINOGRAD_TOLERANCE: f64 = 1e-5;
-
-const ALGORITHMS: [Algorithm; 6] = [
-    Algorithm::Gemm,
-    Algorithm::Winograd(TileSize::Four),
-    Algorithm::Winograd(TileSize::Six),
-    Algorithm::MixedWinograd,
-    Algorithm::StridedWinograd,
-    Algorithm::Depthwise,
-];
 
 /// Numbers in -1..1 from a formula.
 fn values(len: usize, seed: u64) -> Vec<f32> {
@@ -52,7 +43,7 @@ fn squares(values: &[f64]) -> Vec<f64> {
 
 fn methods(shape: &ConvShape) -> Vec<Method> {
     let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
-    isas.flat_map(|isa| ALGORITHMS.map(|algorithm| Method { algorithm, isa }))
+    isas.flat_map(|isa| Algorithm::ALL.map(|algorithm| Method { algorithm, isa }))
         .filter(|method| method.algorithm.is_applicable(shape))
         .collect()
 }

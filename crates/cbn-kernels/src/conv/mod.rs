@@ -56,6 +56,16 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Gemm,
+        Self::Winograd(TileSize::Four),
+        Self::Winograd(TileSize::Six),
+        Self::MixedWinograd,
+        Self::StridedWinograd,
+        Self::Depthwise,
+    ];
+
     /// Whether the algorithm computes this shape at all.
     pub fn is_applicable(self, shape: &ConvShape) -> bool {
         match self {

@@ -12,9 +12,6 @@ pub enum TileSize {
 }
 
 impl TileSize {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Four, Self::Six];
-
     /// The faster size for a convolution and its data gradient whose error stays within 1e-5.
     ///
     /// Large tiles have an error of 6e-6 at 256 channels, twice that of small ones, and both grow with the root of the channels.
