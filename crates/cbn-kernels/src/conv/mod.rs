@@ -4,8 +4,8 @@
 //! threads, bit for bit. [`mod@reference`] is the definition; the algorithms are [`Algorithm`]'s.
 //!
 //! An output that reads a NaN or an infinity is not finite whatever the algorithm. By [`Algorithm::Gemm`] and [`Algorithm::Depthwise`] it is
-//! what the definition says, and no other output changes. By Winograd it may be a NaN where the definition has an infinity, and all
-//! outputs of the tiles that share the input are concerned.
+//! what the definition says, and no other output changes. By the others it may be a NaN where the definition has an infinity, and all
+//! outputs of the tiles, or of the map, that share the input are concerned.
 
 mod depthwise;
 mod epilogue;
@@ -29,7 +29,7 @@ pub use self::winograd::TileSize;
 
 use self::packed_weight::Weight;
 use self::plan::Plan;
-use self::winograd::Bands;
+use self::winograd::{Bands, Tile};
 use crate::isa::{Isa, Kernels};
 use crate::out::{self, Out};
 
@@ -45,9 +45,10 @@ pub enum Algorithm {
     Gemm,
     /// Winograd's F(4x4, 3x3) or F(6x6, 3x3): 3x3 kernels with stride 1, dilation 1, one group and padding up to 2.
     Winograd(TileSize),
-    /// Winograd with tiles of 4 and of 6 outputs per side on each map: what [`Algorithm::Winograd`] computes. The weight gradient is that
-    /// of small tiles.
+    /// Winograd with tiles of 4 and of 6 outputs per side on each map: what [`Algorithm::Winograd`] computes.
     MixedWinograd,
+    /// Whole maps of up to 7 x 7 by the discrete Fourier transform: what [`Algorithm::Winograd`] computes, with padding 1.
+    Fourier,
     /// Winograd's F(5x5, 4x4) on the map whose pixels are two by two of the input's: forward convolutions of stride 2 with kernels of 7
     /// or 8 taps per side, up to 8 input channels, dilation 1, one group, any padding. The gradients are those of [`Algorithm::Gemm`].
     StridedWinograd,
@@ -57,11 +58,12 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Gemm,
         Self::Winograd(TileSize::Four),
         Self::Winograd(TileSize::Six),
         Self::MixedWinograd,
+        Self::Fourier,
         Self::StridedWinograd,
         Self::Depthwise,
     ];
@@ -71,6 +73,7 @@ impl Algorithm {
         match self {
             Self::Gemm => true,
             Self::Winograd(_) | Self::MixedWinograd => winograd::is_applicable(shape),
+            Self::Fourier => winograd::is_applicable_whole(shape),
             Self::StridedWinograd => winograd::strided::is_applicable(shape),
             Self::Depthwise => depthwise::is_applicable(shape),
         }
@@ -80,32 +83,38 @@ impl Algorithm {
     ///
     /// Winograd has fewer products but more traffic: it transforms the weight, so it needs some tiles to share it, and the
     /// maps, so it needs some channels. Large tiles where the map's edges leave them a tenth fewer products than small ones
-    /// have, and there are at most 512 channels, for accuracy; both where there are many small maps. A kernel of 7 or 8 taps per side and
-    /// stride 2 is one of 4 taps on joined pixels.
+    /// have, and there are at most 512 channels, for accuracy; both where there are many small maps; the Fourier transform where there
+    /// are many of 7 x 7. A kernel of 7 or 8 taps per side and stride 2 is one of 4 taps on joined pixels.
     pub fn choose(shape: &ConvShape) -> Self {
         if winograd::strided::is_worth_it(shape) {
             return Self::StridedWinograd;
         }
-        match Self::winograd_or_other(shape, TileSize::choose) {
-            Self::Winograd(size) if winograd::mixed::is_worth_it(shape, size) => Self::MixedWinograd,
-            other => other,
-        }
+        Self::winograd_or_other(shape, TileSize::choose, winograd::mixed::is_worth_it)
     }
 
     /// The faster algorithm for the weight gradient.
     pub fn choose_for_weight_gradient(shape: &ConvShape) -> Self {
-        Self::winograd_or_other(shape, TileSize::choose_for_weight_gradient)
+        let is_mixed = winograd::mixed::is_worth_it_for_weight_gradient;
+        Self::winograd_or_other(shape, TileSize::choose_for_weight_gradient, is_mixed)
     }
 
-    fn winograd_or_other(shape: &ConvShape, size: impl Fn(&ConvShape) -> TileSize) -> Self {
+    fn winograd_or_other(
+        shape: &ConvShape,
+        size: impl Fn(&ConvShape) -> TileSize,
+        is_mixed: impl Fn(&ConvShape, TileSize) -> bool,
+    ) -> Self {
         let tiles = TileSize::Four.count(shape.batch, shape.out_height(), shape.out_width());
         let is_worth_it = shape.in_channels.min(shape.out_channels) >= MIN_CHANNELS && tiles >= MIN_TILES;
         if depthwise::is_applicable(shape) {
-            Self::Depthwise
-        } else if winograd::is_applicable(shape) && is_worth_it {
-            Self::Winograd(size(shape))
-        } else {
-            Self::Gemm
+            return Self::Depthwise;
+        }
+        if !winograd::is_applicable(shape) || !is_worth_it {
+            return Self::Gemm;
+        }
+        match size(shape) {
+            _ if winograd::is_worth_it_whole(shape) => Self::Fourier,
+            size if is_mixed(shape, size) => Self::MixedWinograd,
+            size => Self::Winograd(size),
         }
     }
 }
@@ -170,7 +179,8 @@ impl Method {
         }
         match self.algorithm {
             Algorithm::Gemm => gemm::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
-            Algorithm::Winograd(size) => winograd::forward((kernels, size), shape, x, weight, epilogue, y),
+            Algorithm::Winograd(size) => winograd::forward((kernels, size.tile()), shape, x, weight, epilogue, y),
+            Algorithm::Fourier => winograd::forward((kernels, Tile::Whole), shape, x, weight, epilogue, y),
             Algorithm::MixedWinograd => winograd::mixed::forward(kernels, shape, x, weight, epilogue, y),
             Algorithm::StridedWinograd => winograd::strided::forward(kernels, shape, x, weight, epilogue, y),
             Algorithm::Depthwise => depthwise::run(kernels, &Plan::forward(shape), x, weight, epilogue, y),
@@ -197,7 +207,10 @@ impl Method {
                 let plan = Plan::backward_input(shape);
                 gemm::run(kernels, &plan, grad_y, Weight::Plain(weight), &Epilogue::default(), grad_x);
             }
-            Algorithm::Winograd(size) => winograd::backward_input((kernels, size), shape, grad_y, weight, grad_x),
+            Algorithm::Winograd(size) => {
+                winograd::backward_input((kernels, size.tile()), shape, grad_y, weight, grad_x)
+            }
+            Algorithm::Fourier => winograd::backward_input((kernels, Tile::Whole), shape, grad_y, weight, grad_x),
             Algorithm::MixedWinograd => winograd::mixed::backward_input(kernels, shape, grad_y, weight, grad_x),
             Algorithm::Depthwise => {
                 let plan = Plan::backward_input(shape);
@@ -240,12 +253,16 @@ impl Method {
         if shape.input_len() == 0 || shape.output_len() == 0 || shape.weight_len() == 0 {
             return grad_weights.into_iter().for_each(|grad_weight| grad_weight.fill(0.0));
         }
+        let all = (shape.batch, Bands::ALL);
         match self.algorithm {
             Algorithm::Gemm | Algorithm::StridedWinograd => gemm_weight::run(kernels, shape, x, grad_ys, grad_weights),
-            Algorithm::Winograd(_) | Algorithm::MixedWinograd => {
-                let size = if let Algorithm::Winograd(size) = self.algorithm { size } else { TileSize::Four };
-                winograd::backward_weight((kernels, size), (shape.batch, Bands::All), shape, x, grad_ys, grad_weights)
+            Algorithm::Winograd(size) => {
+                winograd::backward_weight((kernels, size.tile()), all, shape, x, grad_ys, grad_weights);
             }
+            Algorithm::Fourier => {
+                winograd::backward_weight((kernels, Tile::Whole), all, shape, x, grad_ys, grad_weights);
+            }
+            Algorithm::MixedWinograd => winograd::mixed::backward_weight(kernels, all, shape, x, grad_ys, grad_weights),
             Algorithm::Depthwise => {
                 for (grad_y, grad_weight) in grad_ys.into_iter().zip(grad_weights) {
                     depthwise::backward_weight(kernels, shape, x, grad_y, grad_weight);

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::winograd::{self, Bands};
+use super::winograd::{self, Bands, Tile};
 use super::{Algorithm, ConvShape, Method, TileSize};
 use crate::isa::{Isa, Kernels};
 use crate::scratch::with_scratch;
@@ -68,8 +68,7 @@ impl Sample {
 
 /// [`conv2d_backward_weight`](super::conv2d_backward_weight) of the sampled positions alone.
 ///
-/// Winograd's tiles are read where they lie, if a strip is as high as a small one; for the other algorithms the sample is
-/// copied.
+/// Tiles of Winograd and whole maps are read where they lie, if a strip is as high as a tile; else the sample is copied.
 ///
 /// # Panics
 ///
@@ -92,14 +91,22 @@ pub fn conv2d_backward_weight_of_sample(
     let alone = sample.shape(shape);
     let kernels = Kernels::new(Isa::detect());
     let is_empty = alone.output_len() == 0 || alone.input_len() == 0 || alone.weight_len() == 0;
-    match (Algorithm::choose_for_weight_gradient(&alone), sample) {
-        (Algorithm::Winograd(size), Sample::Images { first, every }) if !is_empty => {
-            let bands = Bands::OfImages { first: *first, every: *every };
-            winograd::backward_weight((kernels, size), (alone.batch, bands), shape, x, [grad_y], [grad_weight]);
-        }
-        (Algorithm::Winograd(_), Sample::Strips { firsts, rows }) if !is_empty && *rows == TileSize::Four.side() => {
-            let bands = (shape.batch, Bands::At(firsts));
-            winograd::backward_weight((kernels, TileSize::Four), bands, shape, x, [grad_y], [grad_weight]);
+    let algorithm = Algorithm::choose_for_weight_gradient(&alone);
+    let in_place = match (algorithm, sample) {
+        _ if is_empty => None,
+        (Algorithm::Winograd(size), Sample::Images { .. }) => Some(size.tile()),
+        (Algorithm::Fourier, Sample::Images { .. }) => Some(Tile::Whole),
+        (Algorithm::Winograd(_), Sample::Strips { rows, .. }) => TileSize::of_side(*rows).map(TileSize::tile),
+        _ => None,
+    };
+    let tiled = match sample {
+        Sample::Images { first, every } => (alone.batch, Bands { first: *first, every: *every, tops: None }),
+        Sample::Strips { firsts, .. } => (shape.batch, Bands { tops: Some(firsts), ..Bands::ALL }),
+    };
+    match (in_place, algorithm, sample) {
+        (Some(tile), ..) => winograd::backward_weight((kernels, tile), tiled, shape, x, [grad_y], [grad_weight]),
+        (None, Algorithm::MixedWinograd, Sample::Images { .. }) if !is_empty => {
+            winograd::mixed::backward_weight(kernels, tiled, shape, x, [grad_y], [grad_weight]);
         }
         _ => backward_weight_of_copies(shape, x, grad_y, sample, grad_weight),
     }

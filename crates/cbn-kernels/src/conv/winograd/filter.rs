@@ -2,15 +2,14 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{Lanes, both_ways};
-use super::tile_size::{Tile, TileSize};
-use super::transforms::{Filter, FilterGradient, Four, Six, Transform};
+use super::fourier::{self, FilterGradientSums, FilterSpectra};
+use super::lanes::{Lanes, Separable, Square, Transform2d};
+use super::tile_size::{HAS_3_TAPS, Tile};
+use super::transforms::{Filter, FilterGradient, Four, Six};
 use crate::conv::microkernel::{LANES, PANEL, panel_width};
 use crate::isa::{Kernels, Target, per_isa};
 
 const TAPS: usize = 9;
-/// Why there is no tile with four.
-const HAS_3_TAPS: &str = "the weight is 3x3";
 
 /// How the convolution that is computed reads the weight `[K, C, 3, 3]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +66,7 @@ per_isa! {
 per_isa! {
     /// Rows `first ..` of the weight's gradient, from `du[f]` of shape `[C][width]`.
     fn gather_panel(
-        size: TileSize, du: &[f32], stride: usize, source: usize, width: usize, grad_weight: &mut [f32],
+        tile: Tile, du: (&[f32], usize), source: usize, width: usize, grad_weight: &mut [f32], accumulate: bool,
     ) = gather_panel_body
 }
 
@@ -81,16 +80,21 @@ fn transform_panel_body<T: Target>(
     panel: &mut [f32],
 ) {
     match tile {
-        Tile::F4x3 => panel_of::<Filter<Four>, Filter<Four>, 6, 6>(weight, channels, direction, first, panel),
-        Tile::F6x3 => panel_of::<Filter<Six>, Filter<Six>, 8, 8>(weight, channels, direction, first, panel),
-        Tile::F46x3 => panel_of::<Filter<Four>, Filter<Six>, 6, 8>(weight, channels, direction, first, panel),
-        Tile::F64x3 => panel_of::<Filter<Six>, Filter<Four>, 8, 6>(weight, channels, direction, first, panel),
+        Tile::F4x3 => panel_of::<Square<Filter<Four>, 6>>(weight, channels, direction, first, panel),
+        Tile::F6x3 => panel_of::<Square<Filter<Six>, 8>>(weight, channels, direction, first, panel),
+        Tile::F46x3 => {
+            panel_of::<Separable<Filter<Four>, Filter<Six>, 6, 8>>(weight, channels, direction, first, panel)
+        }
+        Tile::F64x3 => {
+            panel_of::<Separable<Filter<Six>, Filter<Four>, 8, 6>>(weight, channels, direction, first, panel)
+        }
+        Tile::Whole => panel_of::<FilterSpectra>(weight, channels, direction, first, panel),
         Tile::F5x4 => unreachable!("{HAS_3_TAPS}"),
     }
 }
 
 #[inline(always)]
-fn panel_of<V: Transform<3, M>, H: Transform<3, Q>, const M: usize, const Q: usize>(
+fn panel_of<F: Transform2d<3, 3>>(
     weight: &[f32],
     [source, target]: [usize; 2],
     direction: Direction,
@@ -102,7 +106,7 @@ fn panel_of<V: Transform<3, M>, H: Transform<3, Q>, const M: usize, const Q: usi
         Direction::Forward => (source * TAPS, TAPS),
         Direction::Backward => (TAPS, target * TAPS),
     };
-    let mut half = [[Lanes::ZERO; M]; 3];
+    let mut half = F::EMPTY;
     for s in 0..source {
         for column in (0..width).step_by(LANES) {
             let mut square = [[Lanes::ZERO; 3]; 3];
@@ -114,7 +118,7 @@ fn panel_of<V: Transform<3, M>, H: Transform<3, Q>, const M: usize, const Q: usi
                 }
             }
             let (stride, u) = (u_stride(source, width), &mut panel[s * width + column..]);
-            both_ways::<V, H, 3, M, 3, Q>(|r, s| square[r][s], |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
+            F::apply(|r, s| square[r][s], |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
         }
     }
 }
@@ -122,78 +126,83 @@ fn panel_of<V: Transform<3, M>, H: Transform<3, Q>, const M: usize, const Q: usi
 #[inline(always)]
 fn transform_packed_panel_body<T: Target>(tile: Tile, panel: &[f32], source: usize, u: &mut [f32]) {
     match tile {
-        Tile::F4x3 => packed_panel_of::<Filter<Four>, Filter<Four>, 6, 6>(panel, source, u),
-        Tile::F6x3 => packed_panel_of::<Filter<Six>, Filter<Six>, 8, 8>(panel, source, u),
-        Tile::F46x3 => packed_panel_of::<Filter<Four>, Filter<Six>, 6, 8>(panel, source, u),
-        Tile::F64x3 => packed_panel_of::<Filter<Six>, Filter<Four>, 8, 6>(panel, source, u),
+        Tile::F4x3 => packed_panel_of::<Square<Filter<Four>, 6>>(panel, source, u),
+        Tile::F6x3 => packed_panel_of::<Square<Filter<Six>, 8>>(panel, source, u),
+        Tile::F46x3 => packed_panel_of::<Separable<Filter<Four>, Filter<Six>, 6, 8>>(panel, source, u),
+        Tile::F64x3 => packed_panel_of::<Separable<Filter<Six>, Filter<Four>, 8, 6>>(panel, source, u),
+        Tile::Whole => packed_panel_of::<FilterSpectra>(panel, source, u),
         Tile::F5x4 => unreachable!("{HAS_3_TAPS}"),
     }
 }
 
 #[inline(always)]
-fn packed_panel_of<V: Transform<3, M>, H: Transform<3, Q>, const M: usize, const Q: usize>(
-    panel: &[f32],
-    source: usize,
-    u: &mut [f32],
-) {
+fn packed_panel_of<F: Transform2d<3, 3>>(panel: &[f32], source: usize, u: &mut [f32]) {
     let width = panel.len() / (TAPS * source);
-    let mut half = [[Lanes::ZERO; M]; 3];
+    let mut half = F::EMPTY;
     for at in (0..source * width).step_by(LANES) {
         let load = |r, s| Lanes::load(&panel[(r * 3 + s) * source * width + at..]);
         let (stride, u) = (u_stride(source, width), &mut u[at..]);
-        both_ways::<V, H, 3, M, 3, Q>(load, |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
+        F::apply(load, |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
     }
 }
 
-/// `dg` from `dU`, `[frequency][K / 64][C][width]` with `stride` between the frequencies.
+/// `dg`, or what is added to it if it `accumulate`s, from `dU`, `[frequency][K / 64][C][width]` with a stride between the frequencies.
 pub(super) fn gather_weight_gradient(
     kernels: Kernels,
-    size: TileSize,
-    du: &[f32],
-    stride: usize,
+    tile: Tile,
+    (du, stride): (&[f32], usize),
     [source, target]: [usize; 2],
     grad_weight: &mut [f32],
+    accumulate: bool,
 ) {
     grad_weight.par_chunks_mut(PANEL * source * TAPS).enumerate().for_each(|(i, grad_weight)| {
         let width = panel_width(target, i * PANEL);
-        gather_panel(kernels, size, &du[i * PANEL * source..], stride, source, width, grad_weight);
+        gather_panel(kernels, tile, (&du[i * PANEL * source..], stride), source, width, grad_weight, accumulate);
     });
 }
 
 #[inline(always)]
 fn gather_panel_body<T: Target>(
-    size: TileSize,
-    du: &[f32],
-    stride: usize,
+    tile: Tile,
+    du: (&[f32], usize),
     source: usize,
     width: usize,
     grad_weight: &mut [f32],
+    accumulate: bool,
 ) {
-    match size {
-        TileSize::Four => gather_of::<FilterGradient<Four>, 6>(du, stride, source, width, grad_weight),
-        TileSize::Six => gather_of::<FilterGradient<Six>, 8>(du, stride, source, width, grad_weight),
+    type Wide = Separable<FilterGradient<Four>, FilterGradient<Six>, 3, 3>;
+    type High = Separable<FilterGradient<Six>, FilterGradient<Four>, 3, 3>;
+    match tile {
+        Tile::F4x3 => gather_of::<Square<FilterGradient<Four>, 3>, 6, 6>(du, source, width, grad_weight, accumulate),
+        Tile::F6x3 => gather_of::<Square<FilterGradient<Six>, 3>, 8, 8>(du, source, width, grad_weight, accumulate),
+        Tile::F46x3 => gather_of::<Wide, 6, 8>(du, source, width, grad_weight, accumulate),
+        Tile::F64x3 => gather_of::<High, 8, 6>(du, source, width, grad_weight, accumulate),
+        Tile::Whole => {
+            gather_of::<FilterGradientSums, 1, { fourier::PRODUCTS }>(du, source, width, grad_weight, accumulate);
+        }
+        Tile::F5x4 => unreachable!("{HAS_3_TAPS}"),
     }
 }
 
 #[inline(always)]
-fn gather_of<F: Transform<REACH, 3>, const REACH: usize>(
-    du: &[f32],
-    stride: usize,
+fn gather_of<F: Transform2d<N, P>, const N: usize, const P: usize>(
+    (du, stride): (&[f32], usize),
     source: usize,
     width: usize,
     grad_weight: &mut [f32],
+    accumulate: bool,
 ) {
     let valid = grad_weight.len() / (source * TAPS);
-    let mut half = [[Lanes::ZERO; 3]; REACH];
+    let mut half = F::EMPTY;
     for s in 0..source {
         for column in (0..valid).step_by(LANES) {
             let mut taps = [Lanes::ZERO; TAPS];
-            let load = |y, x| Lanes::load(&du[(y * REACH + x) * stride + s * width + column..]);
-            both_ways::<F, F, REACH, 3, REACH, 3>(load, |tap, lanes| taps[tap] = lanes, &mut half);
+            let load = |y, x| Lanes::load(&du[(y * P + x) * stride + s * width + column..]);
+            F::apply(load, |tap, lanes| taps[tap] = lanes, &mut half);
             for lane in 0..LANES.min(valid - column) {
                 let out = &mut grad_weight[((column + lane) * source + s) * TAPS..][..TAPS];
                 for (out, lanes) in out.iter_mut().zip(&taps) {
-                    *out = lanes.0[lane];
+                    *out = lanes.0[lane] + if accumulate { *out } else { 0.0 };
                 }
             }
         }

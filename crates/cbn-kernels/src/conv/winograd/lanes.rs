@@ -1,5 +1,7 @@
 //! Sixteen channels at a time, and two-dimensional transforms of them.
 
+use std::marker::PhantomData;
+
 use super::transforms::Transform;
 use crate::conv::microkernel::LANES;
 
@@ -43,7 +45,37 @@ impl Lanes {
     }
 }
 
-/// Working memory of [`both_ways`]: N columns transformed to M each, `[x][y]`. Made once, for zeroing it shows.
+/// A transform of a rectangle of N x P.
+pub(super) trait Transform2d<const N: usize, const P: usize> {
+    /// Working memory. Made once, for zeroing it shows.
+    type Half;
+    const EMPTY: Self::Half;
+
+    /// `load` is given row and column, `store` an index.
+    fn apply(load: impl Fn(usize, usize) -> Lanes, store: impl FnMut(usize, Lanes), half: &mut Self::Half);
+}
+
+/// [`both_ways`], to M x Q.
+pub(super) struct Separable<V, H, const M: usize, const Q: usize>(PhantomData<(V, H)>);
+
+/// The same both ways.
+pub(super) type Square<F, const M: usize> = Separable<F, F, M, M>;
+
+impl<V, H, const N: usize, const M: usize, const P: usize, const Q: usize> Transform2d<N, P> for Separable<V, H, M, Q>
+where
+    V: Transform<N, M>,
+    H: Transform<P, Q>,
+{
+    type Half = Half<P, M>;
+    const EMPTY: Self::Half = [[Lanes::ZERO; M]; P];
+
+    #[inline(always)]
+    fn apply(load: impl Fn(usize, usize) -> Lanes, store: impl FnMut(usize, Lanes), half: &mut Self::Half) {
+        both_ways::<V, H, N, M, P, Q>(load, store, half);
+    }
+}
+
+/// Working memory of [`both_ways`]: N columns transformed to M each, `[x][y]`.
 pub(super) type Half<const N: usize, const M: usize> = [[Lanes; M]; N];
 
 /// Applies `V` to the columns, then `H` to the rows, of a rectangle of `N x P`: `M x Q` come out.
@@ -79,7 +111,7 @@ pub(super) fn both_ways<V, H, const N: usize, const M: usize, const P: usize, co
 
 /// One lane after the other, in one loop: operations on whole [`Lanes`] end up torn into registers of 1, 4 and 8 floats.
 #[inline(always)]
-fn apply<F: Transform<N, M>, const N: usize, const M: usize>(line: [Lanes; N]) -> [Lanes; M] {
+pub(super) fn apply<F: Transform<N, M>, const N: usize, const M: usize>(line: [Lanes; N]) -> [Lanes; M] {
     let mut out = [Lanes::ZERO; M];
     for l in 0..LANES {
         let mut values = [0.0; N];

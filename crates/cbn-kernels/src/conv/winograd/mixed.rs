@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::filter::{Direction, transform_weight, u_len};
 use super::tiles::{Bands, Finish, Map, Tiling};
-use super::{Task, Tile, TileSize};
+use super::{Task, Tile, TileSize, weight_gradient};
 use crate::conv::ConvShape;
 use crate::conv::epilogue::Epilogue;
 use crate::conv::packed_weight::Weight;
@@ -18,6 +18,8 @@ use crate::stream;
 
 /// Maps of a task, at least: as many tiles of the rarest kind share a pass over its transformed weight.
 const MIN_MAPS: usize = 36;
+/// Maps of a weight gradient, at least: it is 196 matrices, not 36. At 64 maps it is a tenth faster, at 32 a few percent.
+const MIN_MAPS_OF_GRADIENT: usize = 64;
 
 /// Where tiles of six and of four outputs start on a side.
 struct Cut {
@@ -44,11 +46,18 @@ impl Cut {
 
 /// Whether it is faster than tiles of one size: many maps, a tenth fewer products, and not too many channels for accuracy.
 pub(crate) fn is_worth_it(shape: &ConvShape, size: TileSize) -> bool {
+    shape.batch >= 2 * MIN_MAPS && TileSize::Six.is_accurate(shape) && has_fewer_products(shape, size)
+}
+
+/// The same for the weight gradient, whose error does not depend on the channels.
+pub(crate) fn is_worth_it_for_weight_gradient(shape: &ConvShape, size: TileSize) -> bool {
+    shape.batch >= MIN_MAPS_OF_GRADIENT && has_fewer_products(shape, size)
+}
+
+fn has_fewer_products(shape: &ConvShape, size: TileSize) -> bool {
     let (height, width) = (shape.out_height(), shape.out_width());
     let products = shape.batch * Cut::new(height).inputs() * Cut::new(width).inputs();
-    shape.batch >= 2 * MIN_MAPS
-        && TileSize::Six.is_accurate(shape)
-        && 10 * products <= 9 * size.count(shape.batch, height, width) * size.frequencies()
+    10 * products <= 9 * size.count(shape.batch, height, width) * size.frequencies()
 }
 
 /// The outputs that are computed, and what is read for them.
@@ -90,6 +99,21 @@ pub(crate) fn backward_input(kernels: Kernels, shape: &ConvShape, grad_y: &[f32]
     run(kernels, &maps, (Weight::Plain(weight), Direction::Backward), &Epilogue::default(), grad_x);
 }
 
+/// Of the outputs of some images, a `batch` of so many.
+pub(crate) fn backward_weight<const N: usize>(
+    kernels: Kernels,
+    (batch, images): (usize, Bands<'_>),
+    shape: &ConvShape,
+    x: &[f32],
+    grad_ys: [&[f32]; N],
+    grad_weights: [&mut [f32]; N],
+) {
+    let size = [shape.out_height(), shape.out_width()];
+    let cuts = size.map(Cut::new);
+    let tilings: Vec<_> = tilings(&cuts, images, size, shape.padding).collect();
+    weight_gradient::run(kernels, (batch, &tilings), shape, x, grad_ys, grad_weights);
+}
+
 fn run(
     kernels: Kernels,
     maps: &Maps<'_>,
@@ -97,29 +121,44 @@ fn run(
     epilogue: &Epilogue<'_>,
     y: &mut Out,
 ) {
-    let (rows, columns) = (Cut::new(maps.height), Cut::new(maps.width));
+    let cuts = [maps.height, maps.width].map(Cut::new);
     let channels = [maps.map.channels, maps.target];
-    for (tile, tops, lefts) in [
-        (Tile::F6x3, &rows.sixes, &columns.sixes),
-        (Tile::F64x3, &rows.sixes, &columns.fours),
-        (Tile::F46x3, &rows.fours, &columns.sixes),
-        (Tile::F4x3, &rows.fours, &columns.fours),
-    ] {
-        if tops.is_empty() || lefts.is_empty() {
-            continue;
-        }
-        let Maps { height, width, padding, .. } = *maps;
-        let tiling = Tiling { bands: Bands::At(tops), lefts: Some(lefts), tile, height, width, padding };
+    for tiling in tilings(&cuts, Bands::ALL, [maps.height, maps.width], maps.padding) {
         match weight {
             Weight::Packed(weight) => {
-                run_tiles(kernels, maps, tiling, weight.transformed(kernels, tile), epilogue, y);
+                run_tiles(kernels, maps, tiling, weight.transformed(kernels, tiling.tile), epilogue, y);
             }
-            Weight::Plain(weight) => with_scratch(u_len(tile, channels), |u| {
-                transform_weight(kernels, tile, weight, channels, direction, u);
+            Weight::Plain(weight) => with_scratch(u_len(tiling.tile, channels), |u| {
+                transform_weight(kernels, tiling.tile, weight, channels, direction, u);
                 run_tiles(kernels, maps, tiling, u, epilogue, y);
             }),
         }
     }
+}
+
+/// The tiles of each kind, of outputs of `height x width` whose rows and columns are cut so.
+fn tilings<'a>(
+    [rows, columns]: &'a [Cut; 2],
+    images: Bands<'a>,
+    [height, width]: [usize; 2],
+    padding: [usize; 2],
+) -> impl Iterator<Item = Tiling<'a>> {
+    [
+        (Tile::F6x3, &rows.sixes, &columns.sixes),
+        (Tile::F64x3, &rows.sixes, &columns.fours),
+        (Tile::F46x3, &rows.fours, &columns.sixes),
+        (Tile::F4x3, &rows.fours, &columns.fours),
+    ]
+    .into_iter()
+    .filter(|(_, tops, lefts)| !tops.is_empty() && !lefts.is_empty())
+    .map(move |(tile, tops, lefts)| Tiling {
+        bands: Bands { tops: Some(tops), ..images },
+        lefts: Some(lefts),
+        tile,
+        height,
+        width,
+        padding,
+    })
 }
 
 /// Computes the tiles of one kind.

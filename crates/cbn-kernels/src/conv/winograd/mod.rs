@@ -12,6 +12,7 @@
 //! direct sum has a few times 1e-7. Half of it or less on maps behind a ReLU.
 
 mod filter;
+mod fourier;
 mod lanes;
 pub(crate) mod mixed;
 pub(crate) mod strided;
@@ -30,7 +31,6 @@ pub(crate) use self::tile_size::Tile;
 pub use self::tile_size::TileSize;
 pub(crate) use self::tiles::Bands;
 use self::tiles::{Finish, Map, Strides, Tiling, transform_inputs, transform_outputs};
-pub(crate) use self::weight_gradient::run as backward_weight;
 use super::ConvShape;
 use super::epilogue::Epilogue;
 use super::microkernel::{LANES, PANEL, multiply_near_rows, panel_width};
@@ -47,6 +47,7 @@ fn block(tile: Tile) -> usize {
         Tile::F4x3 => 60,
         Tile::F46x3 | Tile::F64x3 => 48,
         Tile::F6x3 | Tile::F5x4 => 36,
+        Tile::Whole => 48,
     }
 }
 
@@ -59,8 +60,20 @@ pub(crate) fn is_applicable(shape: &ConvShape) -> bool {
         && shape.padding.iter().all(|&padding| padding <= 2)
 }
 
+/// Whether it computes this convolution of whole maps.
+pub(crate) fn is_applicable_whole(shape: &ConvShape) -> bool {
+    is_applicable(shape) && shape.padding == [1, 1] && shape.in_height.max(shape.in_width) <= fourier::SIDE
+}
+
+/// Whether whole maps are faster than tiles: where four tiles would reach over the edges of each, 94 products are a third fewer.
+pub(crate) fn is_worth_it_whole(shape: &ConvShape) -> bool {
+    /// Below, transforming and reading a weight of 94 matrices costs more (measured at 64, 256 and 512 channels).
+    const MIN_MAPS: usize = 128;
+    is_applicable_whole(shape) && shape.in_height.min(shape.in_width) == fourier::SIDE && shape.batch >= MIN_MAPS
+}
+
 pub(crate) fn forward(
-    (kernels, size): (Kernels, TileSize),
+    (kernels, tile): (Kernels, Tile),
     shape: &ConvShape,
     x: &[f32],
     weight: Weight<'_>,
@@ -68,25 +81,18 @@ pub(crate) fn forward(
     y: &mut Out,
 ) {
     let map = Map { data: x, height: shape.in_height, width: shape.in_width, channels: shape.in_channels };
-    let tiling = Tiling {
-        bands: Bands::All,
-        lefts: None,
-        tile: size.tile(),
-        height: shape.out_height(),
-        width: shape.out_width(),
-        padding: shape.padding,
-    };
+    let tiling = Tiling::new(tile, Bands::ALL, [shape.out_height(), shape.out_width()], shape.padding);
     let mut run = |u: &[f32]| run(kernels, map, tiling, (u, shape.out_channels), epilogue, y);
     match weight {
         Weight::Plain(weight) => {
-            with_u((kernels, size), weight, [shape.in_channels, shape.out_channels], Direction::Forward, run)
+            with_u((kernels, tile), weight, [shape.in_channels, shape.out_channels], Direction::Forward, run)
         }
-        Weight::Packed(weight) => run(weight.transformed(kernels, size.tile())),
+        Weight::Packed(weight) => run(weight.transformed(kernels, tile)),
     }
 }
 
 pub(crate) fn backward_input(
-    (kernels, size): (Kernels, TileSize),
+    (kernels, tile): (Kernels, Tile),
     shape: &ConvShape,
     grad_y: &[f32],
     weight: &[f32],
@@ -95,29 +101,35 @@ pub(crate) fn backward_input(
     let (height, width) = (shape.out_height(), shape.out_width());
     let map = Map { data: grad_y, height, width, channels: shape.out_channels };
     let padding = shape.padding.map(|padding| 2 - padding);
-    let tiling = Tiling {
-        bands: Bands::All,
-        lefts: None,
-        tile: size.tile(),
-        height: shape.in_height,
-        width: shape.in_width,
-        padding,
-    };
-    with_u((kernels, size), weight, [shape.out_channels, shape.in_channels], Direction::Backward, |u| {
+    let tiling = Tiling::new(tile, Bands::ALL, [shape.in_height, shape.in_width], padding);
+    with_u((kernels, tile), weight, [shape.out_channels, shape.in_channels], Direction::Backward, |u| {
         run(kernels, map, tiling, (u, shape.in_channels), &Epilogue::default(), grad_x);
     });
 }
 
+/// Of the outputs of some bands of tiles, in a `batch` of so many images: see [`weight_gradient::run`].
+pub(crate) fn backward_weight<const N: usize>(
+    (kernels, tile): (Kernels, Tile),
+    (batch, bands): (usize, Bands<'_>),
+    shape: &ConvShape,
+    x: &[f32],
+    grad_ys: [&[f32]; N],
+    grad_weights: [&mut [f32]; N],
+) {
+    let tiling = Tiling::new(tile, bands, [shape.out_height(), shape.out_width()], shape.padding);
+    weight_gradient::run(kernels, (batch, &[tiling]), shape, x, grad_ys, grad_weights);
+}
+
 /// Calls `work` with the transformed weight; `channels` are those that are read and those that are computed.
 fn with_u(
-    (kernels, size): (Kernels, TileSize),
+    (kernels, tile): (Kernels, Tile),
     weight: &[f32],
     channels: [usize; 2],
     direction: Direction,
     work: impl FnOnce(&[f32]),
 ) {
-    with_scratch(u_len(size.tile(), channels), |u| {
-        transform_weight(kernels, size.tile(), weight, channels, direction, u);
+    with_scratch(u_len(tile, channels), |u| {
+        transform_weight(kernels, tile, weight, channels, direction, u);
         work(u);
     });
 }

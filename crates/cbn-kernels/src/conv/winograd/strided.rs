@@ -69,7 +69,7 @@ pub(crate) fn forward(
 }
 
 fn tiling(height: usize, width: usize) -> Tiling<'static> {
-    Tiling { bands: Bands::All, lefts: None, tile: TILE, height, width, padding: [0, 0] }
+    Tiling { bands: Bands::ALL, lefts: None, tile: TILE, height, width, padding: [0, 0] }
 }
 
 fn run_band(task: &Task<'_>, shape: &ConvShape, x: &[f32], band: usize, y: &mut Out) {

@@ -1,5 +1,6 @@
 //! How large tiles are, and which size is faster.
 
+use super::fourier;
 use crate::conv::ConvShape;
 
 /// The outputs of a Winograd tile: with more of them each costs fewer products and more rounding.
@@ -50,6 +51,11 @@ impl TileSize {
         }
     }
 
+    /// The size with so many outputs per side, if there is one.
+    pub(crate) fn of_side(side: usize) -> Option<Self> {
+        [Self::Four, Self::Six].into_iter().find(|size| size.side() == side)
+    }
+
     /// Outputs of a tile, per side.
     pub(crate) fn side(self) -> usize {
         self.tile().sides()[0]
@@ -66,6 +72,9 @@ impl TileSize {
     }
 }
 
+/// Why some matches have no tile with four.
+pub(super) const HAS_3_TAPS: &str = "the weight is 3x3";
+
 /// The rectangles that an algorithm works on: `FMxR` has M outputs of R taps per side, `FMNxR` M rows and N columns of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tile {
@@ -75,13 +84,15 @@ pub(crate) enum Tile {
     F46x3,
     /// Of [`super::mixed`].
     F64x3,
+    /// A whole map, of [`fourier`].
+    Whole,
     /// Of [`super::strided`].
     F5x4,
 }
 
 impl Tile {
     /// How many there are with three taps: the first.
-    pub(crate) const WITH_3_TAPS: usize = 4;
+    pub(crate) const WITH_3_TAPS: usize = 5;
 
     /// Rows and columns of outputs.
     pub(crate) fn sides(self) -> [usize; 2] {
@@ -90,20 +101,19 @@ impl Tile {
             Self::F6x3 => [6, 6],
             Self::F46x3 => [4, 6],
             Self::F64x3 => [6, 4],
+            Self::Whole => [fourier::SIDE; 2],
             Self::F5x4 => [5, 5],
         }
     }
 
-    /// Rows and columns of inputs.
-    pub(crate) fn reaches(self) -> [usize; 2] {
-        let taps = if self == Self::F5x4 { 4 } else { 3 };
-        self.sides().map(|side| side + taps - 1)
-    }
-
     /// Products per channel pair.
     pub(crate) fn frequencies(self) -> usize {
-        let [rows, columns] = self.reaches();
-        rows * columns
+        let [rows, columns] = self.sides();
+        match self {
+            Self::Whole => fourier::PRODUCTS,
+            Self::F5x4 => (rows + 3) * (columns + 3),
+            Self::F4x3 | Self::F6x3 | Self::F46x3 | Self::F64x3 => (rows + 2) * (columns + 2),
+        }
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 
-use super::lanes::{Half, Lanes, both_ways};
-use super::tile_size::{Tile, TileSize};
-use super::transforms::{Five, Four, Input, Output, OutputGradient, Six, Transform};
+use super::fourier::{self, InputSpectra, OutputGradientSpectra, OutputSums};
+use super::lanes::{Lanes, Separable, Square, Transform2d};
+use super::tile_size::{HAS_3_TAPS, Tile};
+use super::transforms::{Five, Four, Input, Output, OutputGradient, Six};
 use crate::conv::epilogue::Epilogue;
 use crate::conv::microkernel::{LANES, PANEL};
 use crate::isa::{Target, per_isa, prefetch};
@@ -25,18 +26,17 @@ pub(super) struct Map<'a> {
 
 /// The bands that are tiled.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Bands<'a> {
-    /// All of each image.
-    All,
-    /// All of every n-th image.
-    OfImages {
-        /// The first of them.
-        first: usize,
-        /// The distance between them.
-        every: usize,
-    },
-    /// Of each image those whose topmost outputs are in these rows.
-    At(&'a [usize]),
+pub(crate) struct Bands<'a> {
+    /// The first image.
+    pub first: usize,
+    /// Every n-th image from there on.
+    pub every: usize,
+    /// The rows of their topmost outputs, if it is not all of each image that is tiled.
+    pub tops: Option<&'a [usize]>,
+}
+
+impl Bands<'_> {
+    pub const ALL: Self = Self { first: 0, every: 1, tops: None };
 }
 
 /// How output maps of `height x width` are tiled.
@@ -48,15 +48,20 @@ pub(super) struct Tiling<'a> {
     pub tile: Tile,
     pub height: usize,
     pub width: usize,
+    /// Of the convolution, where the tile leaves it to the map.
     pub padding: [usize; 2],
 }
 
-impl Tiling<'_> {
+impl<'a> Tiling<'a> {
+    /// All tiles of some bands of outputs of `height x width`.
+    pub fn new(tile: Tile, bands: Bands<'a>, [height, width]: [usize; 2], padding: [usize; 2]) -> Self {
+        // A whole map's filter has the padding in it.
+        let padding = if tile == Tile::Whole { [0, 0] } else { padding };
+        Self { bands, lefts: None, tile, height, width, padding }
+    }
+
     pub fn bands_per_image(&self) -> usize {
-        match self.bands {
-            Bands::At(tops) => tops.len(),
-            Bands::All | Bands::OfImages { .. } => self.height.div_ceil(self.tile.sides()[0]),
-        }
+        self.bands.tops.map_or_else(|| self.height.div_ceil(self.tile.sides()[0]), <[usize]>::len)
     }
 
     pub fn tiles_per_band(&self) -> usize {
@@ -70,11 +75,8 @@ impl Tiling<'_> {
         let (image, band) = (band / self.bands_per_image(), band % self.bands_per_image());
         let [height, width] = self.tile.sides();
         let left = self.lefts.map_or(x * width, |lefts| lefts[x]);
-        match self.bands {
-            Bands::All => (image, band * height, left),
-            Bands::OfImages { first, every } => (first + image * every, band * height, left),
-            Bands::At(tops) => (image, tops[band], left),
-        }
+        let top = self.bands.tops.map_or(band * height, |tops| tops[band]);
+        (self.bands.first + image * self.bands.every, top, left)
     }
 
     /// The first output pixel of a band, where all are tiled.
@@ -119,7 +121,7 @@ per_isa! {
 per_isa! {
     /// `dM = A dy A^T` of channels `first .. first + width` of `tiles` of the output's gradient; missing channels are zero.
     pub(super) fn transform_output_gradients(
-        map: Map<'_>, tiling: (TileSize, &Tiling<'_>), tiles: Range<usize>, first: usize, strides: Strides, dm: &mut [f32],
+        map: Map<'_>, tiling: &Tiling<'_>, tiles: Range<usize>, first: usize, strides: Strides, dm: &mut [f32],
     ) = transform_output_gradients_body
 }
 
@@ -140,16 +142,17 @@ fn transform_inputs_body<T: Target>(
     v: &mut [f32],
 ) {
     match tiling.tile {
-        Tile::F4x3 => inputs_of::<Input<Four>, Input<Four>, 6, 6>(map, tiling, tiles, strides, v),
-        Tile::F6x3 => inputs_of::<Input<Six>, Input<Six>, 8, 8>(map, tiling, tiles, strides, v),
-        Tile::F46x3 => inputs_of::<Input<Four>, Input<Six>, 6, 8>(map, tiling, tiles, strides, v),
-        Tile::F64x3 => inputs_of::<Input<Six>, Input<Four>, 8, 6>(map, tiling, tiles, strides, v),
-        Tile::F5x4 => inputs_of::<Input<Five>, Input<Five>, 8, 8>(map, tiling, tiles, strides, v),
+        Tile::F4x3 => inputs_of::<Square<Input<Four>, 6>, 6, 6>(map, tiling, tiles, strides, v),
+        Tile::F6x3 => inputs_of::<Square<Input<Six>, 8>, 8, 8>(map, tiling, tiles, strides, v),
+        Tile::F46x3 => inputs_of::<Separable<Input<Four>, Input<Six>, 6, 8>, 6, 8>(map, tiling, tiles, strides, v),
+        Tile::F64x3 => inputs_of::<Separable<Input<Six>, Input<Four>, 8, 6>, 8, 6>(map, tiling, tiles, strides, v),
+        Tile::Whole => inputs_of::<InputSpectra, 7, 7>(map, tiling, tiles, strides, v),
+        Tile::F5x4 => inputs_of::<Square<Input<Five>, 8>, 8, 8>(map, tiling, tiles, strides, v),
     }
 }
 
 #[inline(always)]
-fn inputs_of<V: Transform<N, N>, H: Transform<P, P>, const N: usize, const P: usize>(
+fn inputs_of<F: Transform2d<N, P>, const N: usize, const P: usize>(
     map: Map<'_>,
     tiling: &Tiling<'_>,
     tiles: Range<usize>,
@@ -163,14 +166,14 @@ fn inputs_of<V: Transform<N, N>, H: Transform<P, P>, const N: usize, const P: us
     };
     // Those that a tile and its right neighbour have in common.
     let common_columns = P - tiling.tile.sides()[1];
-    let mut half = [[Lanes::ZERO; N]; P];
+    let mut half = F::EMPTY;
     for (i, tile) in tiles.enumerate() {
         let (rectangle, next) = (rectangle(tile), rectangle(tile + 1));
         for c in (0..map.channels).step_by(LANES) {
             next.prefetch(map, common_columns, c);
             let out = &mut v[i * strides.tile + c..];
             let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
-            rectangle.transform::<V, H, N, P>(map, c, store, &mut half);
+            rectangle.transform::<F>(map, c, store, &mut half);
         }
     }
 }
@@ -178,20 +181,28 @@ fn inputs_of<V: Transform<N, N>, H: Transform<P, P>, const N: usize, const P: us
 #[inline(always)]
 fn transform_output_gradients_body<T: Target>(
     map: Map<'_>,
-    (size, tiling): (TileSize, &Tiling<'_>),
+    tiling: &Tiling<'_>,
     tiles: Range<usize>,
     first: usize,
     strides: Strides,
     dm: &mut [f32],
 ) {
-    match size {
-        TileSize::Four => output_gradients_of::<OutputGradient<Four>, 4, 6>(map, tiling, tiles, first, strides, dm),
-        TileSize::Six => output_gradients_of::<OutputGradient<Six>, 6, 8>(map, tiling, tiles, first, strides, dm),
+    match tiling.tile {
+        Tile::F4x3 => gradients_of::<Square<OutputGradient<Four>, 6>, 4, 4>(map, tiling, tiles, first, strides, dm),
+        Tile::F6x3 => gradients_of::<Square<OutputGradient<Six>, 8>, 6, 6>(map, tiling, tiles, first, strides, dm),
+        Tile::F46x3 => gradients_of::<Separable<OutputGradient<Four>, OutputGradient<Six>, 6, 8>, 4, 6>(
+            map, tiling, tiles, first, strides, dm,
+        ),
+        Tile::F64x3 => gradients_of::<Separable<OutputGradient<Six>, OutputGradient<Four>, 8, 6>, 6, 4>(
+            map, tiling, tiles, first, strides, dm,
+        ),
+        Tile::Whole => gradients_of::<OutputGradientSpectra, 7, 7>(map, tiling, tiles, first, strides, dm),
+        Tile::F5x4 => unreachable!("{HAS_3_TAPS}"),
     }
 }
 
 #[inline(always)]
-fn output_gradients_of<F: Transform<SIDE, REACH>, const SIDE: usize, const REACH: usize>(
+fn gradients_of<F: Transform2d<N, P>, const N: usize, const P: usize>(
     map: Map<'_>,
     tiling: &Tiling<'_>,
     tiles: Range<usize>,
@@ -199,18 +210,18 @@ fn output_gradients_of<F: Transform<SIDE, REACH>, const SIDE: usize, const REACH
     strides: Strides,
     dm: &mut [f32],
 ) {
-    let square = |tile: usize| {
+    let rectangle = |tile: usize| {
         let (image, y, x) = tiling.position(tile);
-        Rectangle::<SIDE, SIDE>::new(map, image, [y as isize, x as isize])
+        Rectangle::<N, P>::new(map, image, [y as isize, x as isize])
     };
-    let mut half = [[Lanes::ZERO; REACH]; SIDE];
+    let mut half = F::EMPTY;
     for (i, tile) in tiles.enumerate() {
-        let (square, next) = (square(tile), square(tile + 1));
+        let (rectangle, next) = (rectangle(tile), rectangle(tile + 1));
         for c in (0..strides.tile).step_by(LANES) {
             next.prefetch(map, 0, first + c);
             let out = &mut dm[i * strides.tile + c..];
             let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
-            square.transform::<F, F, REACH, REACH>(map, first + c, store, &mut half);
+            rectangle.transform::<F>(map, first + c, store, &mut half);
         }
     }
 }
@@ -263,30 +274,30 @@ impl<const N: usize, const P: usize> Rectangle<N, P> {
 
     /// Transforms 16 channels of the rectangle; channels that the map does not have are zero.
     #[inline(always)]
-    fn transform<V: Transform<N, M>, H: Transform<P, Q>, const M: usize, const Q: usize>(
+    fn transform<F: Transform2d<N, P>>(
         &self,
         map: Map<'_>,
         channel: usize,
         store: impl FnMut(usize, Lanes),
-        half: &mut Half<P, M>,
+        half: &mut F::Half,
     ) {
         let is_whole = channel + LANES <= map.channels && !map.data.is_empty();
         match self {
             Self::Inside(start) if is_whole => {
                 let load = |y, x| Lanes::load(&map.data[start + (y * map.width + x) * map.channels + channel..]);
-                both_ways::<V, H, N, M, P, Q>(load, store, half);
+                F::apply(load, store, half);
             }
             Self::Across(starts, masks) if is_whole => {
                 let load = |y: usize, x: usize| Lanes::load(&map.data[starts[y][x] + channel..]).and(masks[y][x]);
-                both_ways::<V, H, N, M, P, Q>(load, store, half);
+                F::apply(load, store, half);
             }
             Self::Inside(start) => {
                 let start = |y, x| start + (y * map.width + x) * map.channels;
-                both_ways::<V, H, N, M, P, Q>(|y, x| load_part(map, start(y, x), channel), store, half);
+                F::apply(|y, x| load_part(map, start(y, x), channel), store, half);
             }
             Self::Across(starts, masks) => {
                 let load = |y: usize, x: usize| load_part(map, starts[y][x], channel).and(masks[y][x]);
-                both_ways::<V, H, N, M, P, Q>(load, store, half);
+                F::apply(load, store, half);
             }
         }
     }
@@ -312,26 +323,30 @@ fn transform_outputs_body<T: Target>(
 ) {
     match tiling.tile {
         Tile::F4x3 => {
-            outputs_of::<T, Output<Four>, Output<Four>, 6, 4, 6, 4>(m, strides, tiling, tiles, finish, channels, y);
+            outputs_of::<T, Square<Output<Four>, 4>, 6, 6, 4, 4>(m, strides, tiling, tiles, finish, channels, y);
         }
         Tile::F6x3 => {
-            outputs_of::<T, Output<Six>, Output<Six>, 8, 6, 8, 6>(m, strides, tiling, tiles, finish, channels, y);
+            outputs_of::<T, Square<Output<Six>, 6>, 8, 8, 6, 6>(m, strides, tiling, tiles, finish, channels, y);
         }
-        Tile::F46x3 => {
-            outputs_of::<T, Output<Four>, Output<Six>, 6, 4, 8, 6>(m, strides, tiling, tiles, finish, channels, y);
-        }
-        Tile::F64x3 => {
-            outputs_of::<T, Output<Six>, Output<Four>, 8, 6, 6, 4>(m, strides, tiling, tiles, finish, channels, y);
+        Tile::F46x3 => outputs_of::<T, Separable<Output<Four>, Output<Six>, 4, 6>, 6, 8, 4, 6>(
+            m, strides, tiling, tiles, finish, channels, y,
+        ),
+        Tile::F64x3 => outputs_of::<T, Separable<Output<Six>, Output<Four>, 6, 4>, 8, 6, 6, 4>(
+            m, strides, tiling, tiles, finish, channels, y,
+        ),
+        Tile::Whole => {
+            outputs_of::<T, OutputSums, 1, { fourier::PRODUCTS }, 7, 7>(m, strides, tiling, tiles, finish, channels, y)
         }
         Tile::F5x4 => {
-            outputs_of::<T, Output<Five>, Output<Five>, 8, 5, 8, 5>(m, strides, tiling, tiles, finish, channels, y);
+            outputs_of::<T, Square<Output<Five>, 5>, 8, 8, 5, 5>(m, strides, tiling, tiles, finish, channels, y);
         }
     }
 }
 
+/// From N x P products to M x Q outputs of each tile.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "those of `transform_outputs`")]
-fn outputs_of<T: Target, V, H, const N: usize, const M: usize, const P: usize, const Q: usize>(
+fn outputs_of<T: Target, F, const N: usize, const P: usize, const M: usize, const Q: usize>(
     m: &[f32],
     strides: Strides,
     tiling: &Tiling<'_>,
@@ -340,11 +355,10 @@ fn outputs_of<T: Target, V, H, const N: usize, const M: usize, const P: usize, c
     (first, count, all): (usize, usize, usize),
     y: &mut Out,
 ) where
-    V: Transform<N, M>,
-    H: Transform<P, Q>,
+    F: Transform2d<N, P>,
 {
     let Finish { epilogue, first_pixel, is_streamed } = *finish;
-    let mut half = [[Lanes::ZERO; M]; P];
+    let mut half = F::EMPTY;
     let mut finished = [[[0.0; PANEL]; Q]; M];
     let stream = is_streamed.then_some(Stream);
     for (i, tile) in tiles.enumerate() {
@@ -352,7 +366,7 @@ fn outputs_of<T: Target, V, H, const N: usize, const M: usize, const P: usize, c
             let m = &m[i * strides.tile + c..];
             let load = |y, x| Lanes::load(&m[(y * P + x) * strides.frequency..]);
             let store = |pixel: usize, lanes: Lanes| lanes.store(&mut finished.as_flattened_mut()[pixel][c..c + LANES]);
-            both_ways::<V, H, N, M, P, Q>(load, store, &mut half);
+            F::apply(load, store, &mut half);
         }
         let (image, top, left) = tiling.position(tile);
         for (j, sums) in finished.as_flattened_mut().iter_mut().enumerate() {

@@ -10,8 +10,8 @@
 use rayon::prelude::*;
 
 use super::filter::gather_weight_gradient;
-use super::tile_size::TileSize;
-use super::tiles::{Bands, Map, Strides, Tiling, transform_inputs, transform_output_gradients};
+use super::tile_size::Tile;
+use super::tiles::{Map, Strides, Tiling, transform_inputs, transform_output_gradients};
 use crate::ahead::Ahead;
 use crate::conv::ConvShape;
 use crate::conv::microkernel::{LANES, PANEL, ROWS, panel_width, panels_len};
@@ -23,35 +23,51 @@ use crate::scratch::with_scratch;
 ///
 /// Many of them save traffic of `dU`, few of them that of `V` and `dM`, which then stay in nearer caches. Equal groups, an
 /// even number of them, are equal work for two threads.
-fn group_tiles(tiles: usize, channels: [usize; 2]) -> usize {
+fn group_tiles(tile: Tile, tiles: usize, channels: [usize; 2]) -> usize {
     /// From this many elements of the weight's matrix on, the traffic of `dU` is the larger one (measured).
     const LARGE: usize = 200 * 200;
-    let most = if channels[0] * channels[1] >= LARGE { 144 } else { 96 };
+    let most = match tile {
+        Tile::Whole => 64,
+        _ if channels[0] * channels[1] >= LARGE => 144,
+        _ => 96,
+    };
     tiles.div_ceil(tiles.div_ceil(most).next_multiple_of(2))
 }
 
-/// The gradients of N losses, which share the transform of `x`; each has the bits that it has alone. Of the outputs of some
-/// bands of tiles, in a `batch` of so many images.
-pub(crate) fn run<const N: usize>(
-    (kernels, size): (Kernels, TileSize),
-    (batch, bands): (usize, Bands<'_>),
+/// The gradients of N losses, which share the transform of `x`; each has the bits that it has alone. Of the outputs that are tiled, in
+/// a `batch` of so many images.
+pub(super) fn run<const N: usize>(
+    kernels: Kernels,
+    (batch, tilings): (usize, &[Tiling<'_>]),
     shape: &ConvShape,
     x: &[f32],
     grad_ys: [&[f32]; N],
-    grad_weights: [&mut [f32]; N],
+    mut grad_weights: [&mut [f32]; N],
 ) {
-    let frequencies = size.frequencies();
     let (height, width) = (shape.out_height(), shape.out_width());
-    let (source, target) = (shape.in_channels, shape.out_channels);
-    let tiling = Tiling { bands, lefts: None, tile: size.tile(), height, width, padding: shape.padding };
-    let tiles = batch * tiling.bands_per_image() * tiling.tiles_per_band();
-    let maps = Maps {
-        x: Map { data: x, height: shape.in_height, width: shape.in_width, channels: source },
-        grad_ys: grad_ys.map(|data| Map { data, height, width, channels: target }),
-        size,
-        tiling,
-        group: group_tiles(tiles, [source, target]),
-    };
+    let channels = [shape.in_channels, shape.out_channels];
+    for (i, &tiling) in tilings.iter().enumerate() {
+        let tiles = batch * tiling.bands_per_image() * tiling.tiles_per_band();
+        let maps = Maps {
+            x: Map { data: x, height: shape.in_height, width: shape.in_width, channels: channels[0] },
+            grad_ys: grad_ys.map(|data| Map { data, height, width, channels: channels[1] }),
+            tiling,
+            group: group_tiles(tiling.tile, tiles, channels),
+        };
+        sum(kernels, &maps, tiles, grad_weights.each_mut().map(|grad_weight| &mut **grad_weight), i > 0);
+    }
+}
+
+/// The sums over `tiles` tiles, or what is added to them if they `accumulate`.
+fn sum<const N: usize>(
+    kernels: Kernels,
+    maps: &Maps<'_, N>,
+    tiles: usize,
+    grad_weights: [&mut [f32]; N],
+    accumulate: bool,
+) {
+    let frequencies = maps.frequencies();
+    let (source, target) = (maps.x.channels, maps.target());
     let groups = rayon::current_num_threads().max(2).min(tiles.div_ceil(maps.group));
     let group_len = maps.group_len();
     let du_stride = panels_len(target, source);
@@ -74,7 +90,8 @@ pub(crate) fn run<const N: usize>(
             });
         }
         for (grad_weight, du) in grad_weights.into_iter().zip(du.chunks_exact(frequencies * du_stride)) {
-            gather_weight_gradient(kernels, size, du, du_stride, [source, target], grad_weight);
+            let du = (du, du_stride);
+            gather_weight_gradient(kernels, maps.tiling.tile, du, [source, target], grad_weight, accumulate);
         }
     });
 }
@@ -82,7 +99,6 @@ pub(crate) fn run<const N: usize>(
 struct Maps<'a, const N: usize> {
     x: Map<'a>,
     grad_ys: [Map<'a>; N],
-    size: TileSize,
     tiling: Tiling<'a>,
     /// Tiles of a group.
     group: usize,
@@ -104,7 +120,7 @@ impl<const N: usize> Maps<'_, N> {
     }
 
     fn frequencies(&self) -> usize {
-        self.size.frequencies()
+        self.tiling.tile.frequencies()
     }
 
     /// Floats of `V`.
@@ -135,15 +151,7 @@ impl<const N: usize> Maps<'_, N> {
             for first in (0..self.target()).step_by(PANEL) {
                 let strides = self.dm_strides(first);
                 let (panel, rest) = dm.split_at_mut(self.dm_len_of(first));
-                transform_output_gradients(
-                    kernels,
-                    grad_y,
-                    (self.size, &self.tiling),
-                    tiles.clone(),
-                    first,
-                    strides,
-                    panel,
-                );
+                transform_output_gradients(kernels, grad_y, &self.tiling, tiles.clone(), first, strides, panel);
                 dm = rest;
             }
         }

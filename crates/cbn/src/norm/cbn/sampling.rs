@@ -5,8 +5,8 @@ use burn::tensor::Tensor;
 use crate::ConvGeometry;
 use crate::ops::{Sample, conv2d_weight_gradient, conv2d_weight_gradient_of_sample};
 
-/// Rows of a strip: what a Winograd tile is high, so that a strip costs its share of the whole.
-const STRIP: usize = 4;
+/// Rows of a strip: what a large Winograd tile is high, so that a strip costs its share of the whole.
+const STRIP: usize = 6;
 
 /// `d mean(y^2) / d w = (2 / M) * sum_m y_m p_m` over the sampled output positions.
 ///
@@ -35,7 +35,9 @@ pub(super) fn sampled_second_gradient(
 
 /// Whole images if there are many, else strips of rows; the last strip of a map is moved up to fit, over rows of the one before.
 fn sample([batch, height]: [usize; 2], [every, start]: [usize; 2]) -> Sample {
-    if batch >= STRIP * every {
+    /// Of each sample, at least.
+    const MIN_IMAGES: usize = 4;
+    if batch >= MIN_IMAGES * every {
         return Sample::Images { first: start % every, every };
     }
     let rows = STRIP.min(height.div_ceil(every));
@@ -54,8 +56,8 @@ mod tests {
     #[test]
     fn strips_take_turns() {
         let strips = |firsts: &[usize], rows| Sample::Strips { firsts: firsts.to_vec(), rows };
-        let of_18 = [0, 1].map(|start| sample([2, 18], [2, start]));
-        assert_eq!(of_18, [strips(&[0, 8, 14], 4), strips(&[4, 12], 4)]);
+        let of_28 = [0, 1].map(|start| sample([2, 28], [2, start]));
+        assert_eq!(of_28, [strips(&[0, 12, 22], 6), strips(&[6, 18], 6)]);
         // Fewer rows than strips are wanted.
         let of_2 = [0, 1, 2].map(|start| sample([2, 2], [4, start]));
         assert_eq!(of_2, [strips(&[0], 1), strips(&[1], 1), strips(&[0], 1)]);
@@ -69,8 +71,8 @@ mod tests {
         for (kernel, stride, padding, dilation, groups) in geometries {
             let geometry = ConvGeometry { stride, padding, dilation, groups };
             let weight_shape = [4, 6 / groups, kernel[0], kernel[1]];
-            let x = Tensor::random([2, 32, 9, 6], Distribution::Normal(0.2, 1.0), &device);
-            let shape = geometry.shape([2, 32, 9, 6], weight_shape);
+            let x = Tensor::random([2, 36, 9, 6], Distribution::Normal(0.2, 1.0), &device);
+            let shape = geometry.shape([2, 36, 9, 6], weight_shape);
             let y = Tensor::random([2, shape.out_height(), shape.out_width(), 4], Distribution::Default, &device);
             let strips = shape.out_height() / STRIP;
             assert_eq!(strips * STRIP, shape.out_height(), "strips that divide the map: none overlaps");
