@@ -7,7 +7,7 @@ use super::lanes::{Lanes, Separable, Square, Transform2d};
 use super::tile_size::{HAS_3_TAPS, Tile};
 use super::transforms::{Filter, FilterGradient, Four, Six};
 use crate::conv::microkernel::{LANES, PANEL, panel_width};
-use crate::isa::{Kernels, Target, per_isa};
+use crate::isa::{Kernels, Target, per_isa, prefetch};
 
 const TAPS: usize = 9;
 
@@ -118,7 +118,14 @@ fn panel_of<F: Transform2d<3, 3>>(
                 }
             }
             let (stride, u) = (u_stride(source, width), &mut panel[s * width + column..]);
-            F::apply(|r, s| square[r][s], |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
+            F::apply(
+                |r, s| square[r][s],
+                |f, lanes| {
+                    lanes.store(&mut u[f * stride..]);
+                    prefetch(u, f * stride + LANES);
+                },
+                &mut half,
+            );
         }
     }
 }
@@ -142,7 +149,14 @@ fn packed_panel_of<F: Transform2d<3, 3>>(panel: &[f32], source: usize, u: &mut [
     for at in (0..source * width).step_by(LANES) {
         let load = |r, s| Lanes::load(&panel[(r * 3 + s) * source * width + at..]);
         let (stride, u) = (u_stride(source, width), &mut u[at..]);
-        F::apply(load, |f, lanes| lanes.store(&mut u[f * stride..]), &mut half);
+        F::apply(
+            load,
+            |f, lanes| {
+                lanes.store(&mut u[f * stride..]);
+                prefetch(u, f * stride + LANES);
+            },
+            &mut half,
+        );
     }
 }
 
@@ -197,7 +211,11 @@ fn gather_of<F: Transform2d<N, P>, const N: usize, const P: usize>(
     for s in 0..source {
         for column in (0..valid).step_by(LANES) {
             let mut taps = [Lanes::ZERO; TAPS];
-            let load = |y, x| Lanes::load(&du[(y * P + x) * stride + s * width + column..]);
+            let load = |y, x| {
+                let at = (y * P + x) * stride + s * width + column;
+                prefetch(du, at + 2 * LANES);
+                Lanes::load(&du[at..])
+            };
             F::apply(load, |tap, lanes| taps[tap] = lanes, &mut half);
             for lane in 0..LANES.min(valid - column) {
                 let out = &mut grad_weight[((column + lane) * source + s) * TAPS..][..TAPS];

@@ -302,8 +302,9 @@ impl<L: Transform<N, 8>, R: Spread, const N: usize, const NN: usize> Transform2d
             for (lanes, half) in row.iter_mut().zip(half.iter()) {
                 *lanes = half[real];
             }
-            for (i, lanes) in apply::<RealFactors<L, R, N>, N, REAL_ROW>(row).into_iter().enumerate() {
-                store(real * REAL_ROW + i, lanes);
+            let factors = apply::<RealFactors<L, R, N>, N, REAL_ROW>(row);
+            for (i, lanes) in factors.iter().enumerate() {
+                store(real * REAL_ROW + i, *lanes);
             }
         }
         for k in 0..3 {
@@ -311,8 +312,9 @@ impl<L: Transform<N, 8>, R: Spread, const N: usize, const NN: usize> Transform2d
             for (x, half) in half.iter().enumerate() {
                 (row[x], row[N + x]) = (half[2 * k + 2], half[2 * k + 3]);
             }
-            for (i, lanes) in apply::<ComplexFactors<L, R, N>, NN, COMPLEX_ROW>(row).into_iter().enumerate() {
-                store(complex_row(k) + i, lanes);
+            let factors = apply::<ComplexFactors<L, R, N>, NN, COMPLEX_ROW>(row);
+            for (i, lanes) in factors.iter().enumerate() {
+                store(complex_row(k) + i, *lanes);
             }
         }
     }
@@ -332,8 +334,9 @@ impl<L: Transform<8, N>, R: Gather, const N: usize, const NN: usize> Transform2d
             for (i, lanes) in row.iter_mut().enumerate() {
                 *lanes = load(0, real * REAL_ROW + i);
             }
-            for (half, lanes) in half.iter_mut().zip(apply::<RealSums<L, R, N>, REAL_ROW, N>(row)) {
-                half[real] = lanes;
+            let line = apply::<RealSums<L, R, N>, REAL_ROW, N>(row);
+            for (half, lanes) in half.iter_mut().zip(&line) {
+                half[real] = *lanes;
             }
         }
         for k in 0..3 {
@@ -347,8 +350,9 @@ impl<L: Transform<8, N>, R: Gather, const N: usize, const NN: usize> Transform2d
             }
         }
         for (x, half) in half.iter().enumerate() {
-            for (y, lanes) in apply::<L, 8, N>(*half).into_iter().enumerate() {
-                store(y * N + x, lanes);
+            let column = apply::<L, 8, N>(*half);
+            for (y, lanes) in column.iter().enumerate() {
+                store(y * N + x, *lanes);
             }
         }
     }

@@ -172,7 +172,10 @@ fn inputs_of<F: Transform2d<N, P>, const N: usize, const P: usize>(
         for c in (0..map.channels).step_by(LANES) {
             next.prefetch(map, common_columns, c);
             let out = &mut v[i * strides.tile + c..];
-            let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
+            let store = |f: usize, lanes: Lanes| {
+                lanes.store(&mut out[f * strides.frequency..]);
+                prefetch(out, f * strides.frequency + LANES);
+            };
             rectangle.transform::<F>(map, c, store, &mut half);
         }
     }
@@ -220,7 +223,10 @@ fn gradients_of<F: Transform2d<N, P>, const N: usize, const P: usize>(
         for c in (0..strides.tile).step_by(LANES) {
             next.prefetch(map, 0, first + c);
             let out = &mut dm[i * strides.tile + c..];
-            let store = |f: usize, lanes: Lanes| lanes.store(&mut out[f * strides.frequency..]);
+            let store = |f: usize, lanes: Lanes| {
+                lanes.store(&mut out[f * strides.frequency..]);
+                prefetch(out, f * strides.frequency + LANES);
+            };
             rectangle.transform::<F>(map, first + c, store, &mut half);
         }
     }
