@@ -98,22 +98,15 @@ impl Classes {
 /// Sums `[row class][column class][C]`.
 fn class_sums(shape: &ConvShape, x: &[f32], rows: &Classes, columns: &Classes) -> Vec<f64> {
     let kernels = Kernels::new(Isa::detect());
-    let (row_len, row_sums_len) = (shape.in_width * shape.in_channels, columns.taps.len() * shape.in_channels);
+    let row_len = shape.in_width * shape.in_channels;
     let rows_per_range = (shape.batch * shape.in_height).div_ceil(RANGES);
+    let sums_len = rows.taps.len() * columns.taps.len() * shape.in_channels;
     let parts = x.par_chunks(rows_per_range * row_len).enumerate().map(|(i, x)| {
-        let mut sums = vec![0.0_f64; rows.taps.len() * row_sums_len];
-        let mut row_sums = vec![0.0_f32; row_sums_len];
-        for (j, row) in x.chunks_exact(row_len).enumerate() {
-            let Some(class) = rows.of_line[(i * rows_per_range + j) % shape.in_height] else { continue };
-            row_sums.fill(0.0);
-            add_pixels(kernels, row, shape.in_channels, &columns.of_line, &mut row_sums);
-            for (sum, row_sum) in sums[class * row_sums_len..].iter_mut().zip(&row_sums) {
-                *sum += f64::from(*row_sum);
-            }
-        }
+        let (mut sums, mut few) = (vec![0.0_f64; sums_len], vec![0.0_f32; sums_len]);
+        add_rows(kernels, (x, i * rows_per_range), shape, [rows, columns], &mut few, &mut sums);
         sums
     });
-    let mut totals = vec![0.0; rows.taps.len() * row_sums_len];
+    let mut totals = vec![0.0; sums_len];
     for part in parts.collect::<Vec<_>>() {
         for (total, sum) in totals.iter_mut().zip(part) {
             *total += sum;
@@ -123,12 +116,43 @@ fn class_sums(shape: &ConvShape, x: &[f32], rows: &Classes, columns: &Classes) -
 }
 
 per_isa! {
-    /// Adds each pixel of a row to the sums `[class][C]` of its column's class.
-    fn add_pixels(row: &[f32], channels: usize, classes: &[Option<usize>], sums: &mut [f32]) = add_pixels_body
+    /// Adds rows, numbered from the first one's number on, to `sums`. Those of a `few` are added in `f32`.
+    fn add_rows(
+        rows: (&[f32], usize), shape: &ConvShape, classes: [&Classes; 2], few: &mut [f32], sums: &mut [f64],
+    ) = add_rows_body
 }
 
 #[inline(always)]
-fn add_pixels_body<T: Target>(row: &[f32], channels: usize, classes: &[Option<usize>], sums: &mut [f32]) {
+fn add_rows_body<T: Target>(
+    (x, first): (&[f32], usize),
+    shape: &ConvShape,
+    [rows, columns]: [&Classes; 2],
+    few: &mut [f32],
+    sums: &mut [f64],
+) {
+    /// As many as a row of a large map has: their sum in `f32` is off by some 1e-7 of it.
+    const FEW_PIXELS: usize = 256;
+    let channels = shape.in_channels;
+    let row_sums_len = columns.taps.len() * channels;
+    let few_rows = (FEW_PIXELS / shape.in_width).max(1);
+    for (block, x) in x.chunks(few_rows * shape.in_width * channels).enumerate() {
+        few.fill(0.0);
+        for (j, row) in x.chunks_exact(shape.in_width * channels).enumerate() {
+            let row_number = first + block * few_rows + j;
+            if let Some(class) = rows.of_line[row_number % shape.in_height] {
+                let few = &mut few[class * row_sums_len..(class + 1) * row_sums_len];
+                add_pixels(row, channels, &columns.of_line, few);
+            }
+        }
+        for (sum, few) in sums.iter_mut().zip(&*few) {
+            *sum += f64::from(*few);
+        }
+    }
+}
+
+/// Adds each pixel of a row to the sums `[class][C]` of its column's class.
+#[inline(always)]
+fn add_pixels(row: &[f32], channels: usize, classes: &[Option<usize>], sums: &mut [f32]) {
     for (pixel, class) in row.chunks_exact(channels).zip(classes) {
         let Some(class) = class else { continue };
         for (sum, value) in sums[class * channels..(class + 1) * channels].iter_mut().zip(pixel) {
