@@ -20,6 +20,7 @@ mod resize;
 pub mod roi_align;
 mod row_dots;
 mod scratch;
+mod sgd;
 mod stream;
 mod upsample_add;
 mod window_sums;
@@ -41,5 +42,6 @@ pub use self::resize::{resize_bilinear_f32, resize_bilinear_torch, resize_biline
 pub use self::roi_align::{PyramidLevel, PyramidRoi, Roi, RoiAlign};
 pub use self::roi_align::{pyramid_roi_align, pyramid_roi_align_backward};
 pub use self::row_dots::row_dots;
+pub use self::sgd::{SgdStep, sum_of_squares};
 pub use self::upsample_add::{upsample_add, upsample_add_backward};
 pub use self::window_sums::{mean_patch, mean_patch_reference};

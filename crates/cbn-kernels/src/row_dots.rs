@@ -22,17 +22,20 @@ pub fn row_dots(a: &[f32], b: &[f32], groups: usize, rows: usize) -> Vec<f32> {
     let mut dots = vec![0.0; rows];
     dots.par_iter_mut().enumerate().with_min_len((1 << 14) / (len + 1) + 1).for_each(|(row, out)| {
         let group = row / (rows / groups);
-        dot(kernels, &a[group * len..][..len], &b[row * len..][..len], out);
+        let mut sum = 0.0;
+        dot(kernels, &a[group * len..][..len], &b[row * len..][..len], &mut sum);
+        *out = sum as f32;
     });
     dots
 }
 
 per_isa! {
-    fn dot(a: &[f32], b: &[f32], out: &mut f32) = dot_body
+    /// The dot product of two vectors.
+    pub(crate) fn dot(a: &[f32], b: &[f32], out: &mut f64) = dot_body
 }
 
 #[inline(always)]
-fn dot_body<T: Target>(a: &[f32], b: &[f32], out: &mut f32) {
+fn dot_body<T: Target>(a: &[f32], b: &[f32], out: &mut f64) {
     let mut total = 0.0;
     for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
         let mut sums = [0.0_f32; LANES];
@@ -47,5 +50,5 @@ fn dot_body<T: Target>(a: &[f32], b: &[f32], out: &mut f32) {
         }
         total += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
     }
-    *out = total as f32;
+    *out = total;
 }

@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+use cbn::ops::{SgdStep, sgd_step};
 use serde::{Deserialize, Serialize};
 
 use super::module_state::NamedTensors;
@@ -27,8 +28,9 @@ pub struct SgdConfig {
 /// w = w - lr * v
 /// ```
 ///
-/// PyTorch 2.11 `torch.optim.SGD` without dampening and Nesterov momentum. Burn's `Sgd` computes the same when its
-/// dampening (0.1 by default) is 0, but keeps its velocities where a checkpoint in another format cannot read them.
+/// PyTorch 2.11 `torch.optim.SGD` without dampening and Nesterov momentum; on the CPU one pass, in place ([`sgd_step`]). Burn's
+/// `Sgd` computes the same when its dampening (0.1 by default) is 0, but in several passes, and it keeps its velocities where a checkpoint
+/// in another format cannot read them.
 #[derive(Debug)]
 pub struct Sgd {
     config: SgdConfig,
@@ -41,10 +43,21 @@ impl Sgd {
         Self { config, velocities: PerParameter::default() }
     }
 
-    /// Moves every parameter that has a gradient.
-    pub fn step<M: Module>(&mut self, module: M, gradients: GradientsParams, learning_rate: f64) -> M {
-        let Self { config, velocities } = self;
-        module.map(&mut StepMapper { config, velocities, gradients, learning_rate })
+    /// Moves every parameter that has a gradient, by `gradient_scale` times that gradient: 1, or what clips it.
+    pub fn step<M: Module>(
+        &mut self,
+        module: M,
+        gradients: GradientsParams,
+        learning_rate: f64,
+        gradient_scale: f64,
+    ) -> M {
+        let step = SgdStep {
+            learning_rate: learning_rate as f32,
+            momentum: self.config.momentum as f32,
+            weight_decay: self.config.weight_decay as f32,
+            gradient_scale: gradient_scale as f32,
+        };
+        module.map(&mut StepMapper { step, velocities: &mut self.velocities, gradients })
     }
 
     /// The velocities, under their parameters' paths.
@@ -63,10 +76,9 @@ impl Sgd {
 }
 
 struct StepMapper<'a> {
-    config: &'a SgdConfig,
+    step: SgdStep,
     velocities: &'a mut PerParameter,
     gradients: GradientsParams,
-    learning_rate: f64,
 }
 
 impl ModuleMapper for StepMapper<'_> {
@@ -74,15 +86,8 @@ impl ModuleMapper for StepMapper<'_> {
         let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
         let (id, weight, mapper) = param.consume();
         let requires_grad = weight.is_require_grad();
-        let weight = weight.inner();
-
-        let decayed = gradient + weight.clone().mul_scalar(self.config.weight_decay);
-        let velocity = match self.velocities.take::<D>(id) {
-            Some(velocity) => velocity.mul_scalar(self.config.momentum) + decayed,
-            None => decayed,
-        };
-        self.velocities.set(id, velocity.clone());
-        let moved = weight - velocity.mul_scalar(self.learning_rate);
+        let [moved, velocity] = sgd_step(weight.inner(), gradient, self.velocities.take(id), self.step);
+        self.velocities.set(id, velocity);
         Param::from_mapped_value(id, Tensor::from_inner(moved).set_require_grad(requires_grad), mapper)
     }
 }
@@ -141,7 +146,7 @@ mod tests {
         let mut module = weights();
         for (index, direction) in STEPS.into_iter().enumerate() {
             let gradients = gradients(&module, direction);
-            module = sgd.step(module, gradients, 0.1);
+            module = sgd.step(module, gradients, 0.1, 1.0);
             for (found, expected) in values(&module).into_iter().zip(reference(index + 1)) {
                 // A few f32 roundings of numbers below 4.
                 assert!((f64::from(found) - expected).abs() < 1e-6, "step {index}: {found}, expected {expected}");
@@ -158,7 +163,7 @@ mod tests {
         let mut module = weights();
         for direction in &STEPS[..2] {
             let gradients = gradients(&module, *direction);
-            module = sgd.step(module, gradients, 0.1);
+            module = sgd.step(module, gradients, 0.1, 1.0);
         }
         let state = sgd.state(&module);
         assert_eq!(state.keys().collect::<Vec<_>>(), ["trained"]);
@@ -166,9 +171,9 @@ mod tests {
         resumed.restore(&module, state).unwrap();
 
         let step = gradients(&module, STEPS[2]);
-        let straight = sgd.step(module.clone(), step, 0.1);
+        let straight = sgd.step(module.clone(), step, 0.1, 1.0);
         let step = gradients(&module, STEPS[2]);
-        let resumed = resumed.step(module, step, 0.1);
+        let resumed = resumed.step(module, step, 0.1, 1.0);
         assert_eq!(values(&straight), values(&resumed));
     }
 

@@ -145,12 +145,9 @@ impl<'a> Step<'a> {
         let backward_s = self.backward_s + began.elapsed().as_secs_f64();
 
         let began = Instant::now();
-        let gradients = match self.config.clip_norm {
-            Some(max_norm) => gradients::clip(&detector, gradients, gradient_norm, max_norm),
-            None => gradients,
-        };
+        let scale = self.config.clip_norm.map_or(1.0, |max_norm| gradients::clip_factor(gradient_norm, max_norm));
         let learning_rate = self.config.schedule.learning_rate(self.iteration);
-        let detector = sgd.step(detector, gradients, learning_rate);
+        let detector = sgd.step(detector, gradients, learning_rate, scale);
         let report = StepReport {
             loss: self.losses.values().sum(),
             losses: self.losses,

@@ -8,8 +8,8 @@ use cbn_kernels::{Clipped, ConvShape, Epilogue, GroupNorm, GroupShape, MapShape,
 
 use super::reference::{add_up, dims2, dims4, map_shape};
 use super::{
-    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, NormalizeGradients, PoolGeometry,
-    PyramidRoi, Roi, RoiAlignConfig, Sample, SharedCache, WeightGradientPair,
+    Addend, BlockGradients, GroupNormGradients, GroupNormOptions, KernelBackend, Moved, NormalizeGradients,
+    PoolGeometry, PyramidRoi, Roi, RoiAlignConfig, Sample, SgdStep, SharedCache, WeightGradientPair,
 };
 use crate::ConvGeometry;
 use crate::process_group::Peers;
@@ -335,6 +335,21 @@ impl KernelBackend for Flex {
         let map = map_shape(x_shape);
         tensor(cbn_kernels::pyramid_roi_align_backward(&align, &map, level, &rois, floats(&grad)), x_shape)
     }
+
+    fn channels_last_sum_of_squares(x: FlexTensor) -> FlexTensor {
+        tensor(vec![cbn_kernels::sum_of_squares(floats(&x.to_contiguous())) as f32], [1])
+    }
+
+    fn channels_last_sgd_step(
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        velocity: FlexTensor,
+        step: SgdStep,
+    ) -> Moved<Flex> {
+        let [mut weight, gradient, mut velocity] = [weight, gradient, velocity].map(|x| x.to_contiguous());
+        step.apply(floats_mut(&mut weight), floats(&gradient), floats_mut(&mut velocity));
+        Moved { weight, velocity }
+    }
 }
 
 fn max_pool(pool: PoolGeometry) -> MaxPool {
@@ -384,6 +399,12 @@ fn output_dims(shape: &ConvShape) -> [usize; 4] {
 /// The values of a contiguous tensor.
 fn floats(x: &FlexTensor) -> &[f32] {
     x.as_slice().unwrap_or_else(|| panic!("a contiguous f32 tensor, found {:?} of {:?}", x.dtype(), x.shape()))
+}
+
+/// The same to be written over: a copy of them if others hold the tensor too.
+fn floats_mut(x: &mut FlexTensor) -> &mut [f32] {
+    let (start, end) = x.layout().contiguous_offsets().expect("a contiguous tensor");
+    &mut x.storage_mut()[start..end]
 }
 
 /// The rows of `[N, C]`.

@@ -6,6 +6,7 @@
 
 mod autodiff;
 mod conv;
+mod descent;
 mod flex;
 mod maps;
 mod normalize;
@@ -22,6 +23,7 @@ use burn::backend::{ExtensionType, backend_extension};
 pub use cbn_kernels::{PyramidRoi, Roi, RoiAlign as RoiAlignConfig};
 
 pub use self::conv::{BlockTail, conv_block, conv2d, conv2d_weight_gradient, mean_patch};
+pub use self::descent::{SgdStep, sgd_step, sum_of_squares};
 pub use self::maps::{max_pool2d, pyramid_roi_align, roi_align, upsample_add};
 pub use self::normalize::{ChannelStatistics, channel_moments, group_normalize, normalize, row_dots};
 pub use self::packed::{PackedWeightCache, SharedCache};
@@ -91,6 +93,15 @@ pub struct GroupNormGradients<B: Backend> {
     pub gamma: FloatTensor<B>,
     /// With respect to beta, `[C]`.
     pub beta: FloatTensor<B>,
+}
+
+/// What a step of gradient descent leaves.
+#[derive(Clone, Debug, ExtensionType)]
+pub struct Moved<B: Backend> {
+    /// The weight.
+    pub weight: FloatTensor<B>,
+    /// Its velocity.
+    pub velocity: FloatTensor<B>,
 }
 
 /// The numbers of a group norm.
@@ -349,6 +360,22 @@ pub trait KernelBackend: Backend {
         x_shape: [usize; 4],
     ) -> FloatTensor<Self> {
         reference::pyramid_roi_align_backward::<Self>(grad, &rois, align, level, x_shape)
+    }
+
+    /// The sum of all values' squares, `[1]`.
+    fn channels_last_sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_sum(Self::float_mul(x.clone(), x))
+    }
+
+    /// A step of gradient descent; all tensors have the weight's shape.
+    fn channels_last_sgd_step(
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        velocity: FloatTensor<Self>,
+        step: SgdStep,
+    ) -> Moved<Self> {
+        let [weight, velocity] = descent::reference::<Self>(weight, gradient, velocity, step);
+        Moved { weight, velocity }
     }
 }
 

@@ -2,10 +2,12 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{Bytes, DType, Shape};
 
 use super::{
-    Addend, GroupNormOptions, KernelBackend, PackedWeightCache, PoolGeometry, Sample, SharedCache, reference, sampled,
+    Addend, GroupNormOptions, KernelBackend, PackedWeightCache, PoolGeometry, Sample, SgdStep, SharedCache, descent,
+    reference, sampled,
 };
 use crate::ConvGeometry;
 use crate::process_group::Peers;
@@ -260,4 +262,23 @@ fn pooling_and_upsampling_match_the_reference() {
         reference::upsample_add_backward::<Flex>(coarse, fine),
         "gradient of upsampling",
     );
+}
+
+#[test]
+fn a_step_of_descent_matches_the_reference_and_leaves_shared_tensors_alone() {
+    let step = SgdStep { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01, gradient_scale: 0.5 };
+    let [weight, gradient, velocity] = [1, 2, 3].map(|seed| values(seed, [7, 5, 3]));
+    // A view of a larger tensor, as a slice is.
+    let wide = values(4, [9, 5, 3]);
+    for weight in [weight, wide.narrow(0, 2, 7)] {
+        let before = weight.to_contiguous().into_data();
+        let moved = Flex::channels_last_sgd_step(weight.clone(), gradient.clone(), velocity.clone(), step);
+        let expected = descent::reference::<Flex>(weight.clone(), gradient.clone(), velocity.clone(), step);
+        for (actual, expected) in [moved.weight, moved.velocity].into_iter().zip(expected) {
+            assert_close(actual, expected, "descent");
+        }
+        assert_eq!(weight.to_contiguous().into_data(), before);
+    }
+    let squares = Flex::float_sum(Flex::float_mul(gradient.clone(), gradient.clone()));
+    assert_close(Flex::channels_last_sum_of_squares(gradient), squares, "sum of squares");
 }
