@@ -4,6 +4,7 @@ mod bench_peers;
 mod check;
 mod evidence;
 mod figures;
+mod options;
 mod overhead;
 mod process;
 mod test_mpi;

@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::Value;
 
+use crate::options::for_each;
 use crate::process::{built_cbn, workspace_root};
 
 const USAGE: &str = "usage: cargo xtask overhead [--data DIR] [--iterations 60] [--checkpoint-every 15] [--dir target/overhead] [--program CBN]
@@ -34,18 +35,17 @@ impl Options {
             dir: "target/overhead".into(),
             program: None,
         };
-        for pair in arguments.chunks(2) {
-            let [name, value] = pair else { return Err(USAGE.to_owned()) };
-            let number = || value.parse::<usize>().map_err(|_| format!("{name} {value}: not a number\n{USAGE}"));
-            match name.as_str() {
-                "--data" => options.data = value.into(),
-                "--iterations" => options.iterations = number()?,
-                "--checkpoint-every" => options.checkpoint_every = number()?,
-                "--dir" => options.dir = value.into(),
-                "--program" => options.program = Some(value.into()),
-                _ => return Err(USAGE.to_owned()),
+        for_each(arguments, USAGE, |given| {
+            match given.name {
+                "--data" => options.data = given.path(),
+                "--iterations" => options.iterations = given.number()?,
+                "--checkpoint-every" => options.checkpoint_every = given.number()?,
+                "--dir" => options.dir = given.path(),
+                "--program" => options.program = Some(given.path()),
+                _ => return Ok(false),
             }
-        }
+            Ok(true)
+        })?;
         Ok(options)
     }
 }

@@ -10,7 +10,7 @@ mod layer;
 mod options;
 mod server;
 mod setup;
-mod table;
+pub mod table;
 
 use std::fs;
 use std::num::NonZero;

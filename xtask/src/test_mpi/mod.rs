@@ -7,13 +7,14 @@ mod options;
 mod same_steps;
 mod shared_images;
 mod table;
+mod throughput;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use mpirun::{LONG, Mpirun};
+use mpirun::{Binding, LONG, Mpirun};
 use options::Options;
 use table::Row;
 
@@ -34,7 +35,10 @@ struct Bench {
 }
 
 pub fn run(arguments: &[String]) -> ExitCode {
-    let result = Options::parse(arguments).and_then(|options| test(&options));
+    let result = Options::parse(arguments).and_then(|options| match options.only.as_deref() {
+        Some(THROUGHPUT) => throughput::measure(&options).map(|()| true),
+        _ => test(&options),
+    });
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -54,6 +58,8 @@ const CHECKS: [(&str, Check); 4] = [
     ("images", |bench, _| shared_images::check(bench)),
 ];
 const LAYERS: &str = "layers";
+/// No check, and left out unless asked for.
+const THROUGHPUT: &str = "throughput";
 
 /// True if all is as it should be.
 fn test(options: &Options) -> Result<bool, String> {
@@ -61,7 +67,7 @@ fn test(options: &Options) -> Result<bool, String> {
     if !CHECKS.iter().map(|(name, _)| *name).chain([LAYERS]).any(is_asked_for) {
         return Err(format!("there is no such check as {}", options.only.as_deref().unwrap_or_default()));
     }
-    let mpirun = Mpirun::find()?;
+    let mpirun = Mpirun::find(Binding::Free)?;
     let dir = fresh_dir(&options.dir)?;
     let mut rows = Vec::new();
     let began = Instant::now();
@@ -93,13 +99,15 @@ fn fresh_dir(dir: &Path) -> Result<PathBuf, String> {
     fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).map_err(failed)
 }
 
+/// `cbn` with the feature mpi.
+fn built_cbn() -> Result<PathBuf, String> {
+    built(&["--workspace", "--features", "cbn-cli/mpi", "--bin", "cbn"], "cbn")
+}
+
 impl Bench {
     /// Builds the program, and runs the tiny training once.
     fn new(mpirun: Mpirun, dir: PathBuf, program: Option<PathBuf>) -> Result<Self, String> {
-        let cbn = match program {
-            Some(program) => program,
-            None => built(&["--workspace", "--features", "cbn-cli/mpi", "--bin", "cbn"], "cbn")?,
-        };
+        let cbn = program.map_or_else(built_cbn, Ok)?;
         let training = TinyTraining::new(cbn.clone(), &dir)?;
         let undisturbed = dir.join("undisturbed");
         let bench = Self { mpirun, cbn, dir, training, undisturbed };

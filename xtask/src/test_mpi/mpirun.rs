@@ -18,18 +18,29 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// A job that nothing happens to ends within this on the slowest machine.
 pub const LONG: Duration = Duration::from_secs(600);
 
+/// Where processes run.
+#[derive(Clone, Copy)]
+pub enum Binding {
+    /// Wherever there is room: there may be more of them than cores.
+    Free,
+    /// Each on a core of its own.
+    Cores,
+}
+
 /// OpenMPI's `mpirun`, with what it wants here.
 pub struct Mpirun {
     flags: Vec<&'static str>,
 }
 
 impl Mpirun {
-    pub fn find() -> Result<Self, String> {
+    pub fn find(binding: Binding) -> Result<Self, String> {
         if !is_installed("mpirun") {
             return Err("mpirun is not installed: tools/install_mpi.sh".to_owned());
         }
-        // More processes than cores, each wherever there is room.
-        let mut flags = vec!["--oversubscribe", "--bind-to", "none"];
+        let mut flags = match binding {
+            Binding::Free => vec!["--oversubscribe", "--bind-to", "none"],
+            Binding::Cores => vec!["--bind-to", "core"],
+        };
         if Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0") {
             flags.push("--allow-run-as-root");
         }
