@@ -95,20 +95,21 @@ pub(super) struct TrainSource<'a> {
 }
 
 impl TrainSource<'_> {
-    /// Reads and transforms the images at these places of the data set, with a random transform each.
+    /// Reads and transforms images with a random transform each: their places in the step's batch and in the data set.
     pub(super) fn load<R: Rng + Clone>(
         &self,
-        places: impl Iterator<Item = (usize, R)>,
+        own: impl Iterator<Item = (usize, usize, R)>,
     ) -> Result<TrainBatch, DataError> {
-        let (mut images, mut targets, mut image_ids) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, mut rng) in places {
+        let (mut images, mut targets, mut image_ids, mut places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (place, index, mut rng) in own {
             let (record, image) = self.read(index)?;
             let transform = self.transform.draw(record.size, &mut rng);
             images.push(transform.apply_to_image(&image));
             targets.push(targets_of(record, &transform, self.with_masks)?);
             image_ids.push(record.id);
+            places.push(place);
         }
-        Ok(TrainBatch { images: pad(&images, self.transform), targets, image_ids })
+        Ok(TrainBatch { images: pad(&images, self.transform), targets, image_ids, places })
     }
 
     /// The image, or the next of its group that can be used: the same one whenever this place of the epoch comes up.

@@ -23,7 +23,7 @@ impl Targets {
     }
 }
 
-/// One training step's images with their targets, in the same order.
+/// One process's images of a training step with their targets, in the same order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainBatch {
     /// The images, padded to one size.
@@ -32,4 +32,6 @@ pub struct TrainBatch {
     pub targets: Vec<Targets>,
     /// COCO id of each image.
     pub image_ids: Vec<u64>,
+    /// Place of each image among those of all processes, ascending.
+    pub places: Vec<usize>,
 }

@@ -294,7 +294,7 @@ impl Trainer {
             let images = batch.images.to_device(&self.device.clone().autodiff());
             data_s += began.elapsed().as_secs_f64();
             image_ids.extend(batch.image_ids);
-            step.add(&run.detector, (&images, &batch.targets))
+            step.add(&run.detector, (&images, &batch.targets), &batch.places)
                 .map_err(|source| self.diverged(run.iteration, run.saved, source, &image_ids))?;
         }
         let report;

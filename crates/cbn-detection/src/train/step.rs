@@ -82,7 +82,8 @@ pub fn train_step(
 ) -> Result<(Detector, StepReport), StepError> {
     let alone = Peers::default();
     let mut step = Step::new(config, iteration, &alone);
-    step.add(&detector, batch)?;
+    let places: Vec<usize> = (0..batch.1.len()).collect();
+    step.add(&detector, batch, &places)?;
     step.finish(detector, sgd)
 }
 
@@ -105,16 +106,22 @@ impl<'a> Step<'a> {
         Self { config, iteration, peers, gradients: None, losses, num_batches: 0, forward_s: 0.0, backward_s: 0.0 }
     }
 
-    /// Adds a batch's share to the gradient: each batch counts alike.
-    pub(super) fn add(&mut self, detector: &Detector, batch: (&ImageBatch, &[Targets])) -> Result<(), StepError> {
+    /// Adds a batch's share to the gradient: each batch counts alike. `places` are those of the images among the batches of all peers, which
+    /// have as many images each.
+    pub(super) fn add(
+        &mut self,
+        detector: &Detector,
+        batch: (&ImageBatch, &[Targets]),
+        places: &[usize],
+    ) -> Result<(), StepError> {
         let began = Instant::now();
         let (images, targets) = batch;
         let share = 1.0 / self.config.accumulate as f64;
-        let place = self.iteration * self.config.accumulate + self.num_batches;
-        let mut rng = rng(self.config.seed, place);
-        // One number for each image of the ranks before, which have as many each.
-        (0..self.peers.rank() * targets.len()).for_each(|_| _ = rng.next_u64());
-        let losses = detector.forward_train(images, targets, &mut rng).among(self.peers);
+        let mut rng = rng(self.config.seed, self.iteration * self.config.accumulate + self.num_batches);
+        // An image draws the same whichever process has it.
+        let seeds: Vec<u64> = (0..self.peers.size() * targets.len()).map(|_| rng.next_u64()).collect();
+        let mut draws: Vec<ChaCha8Rng> = places.iter().map(|&i| ChaCha8Rng::seed_from_u64(seeds[i])).collect();
+        let losses = detector.forward_train_on(images, targets, &mut draws).among(self.peers);
         for (name, value) in finite(&losses, self.peers)? {
             *self.losses.entry(name).or_default() += value * share;
         }
