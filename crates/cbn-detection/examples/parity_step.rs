@@ -3,7 +3,8 @@
 //! usage: `parity_step RECIPE WEIGHTS BATCH OUT [KEY=VALUE ...]`; KEY=VALUE changes the recipe
 //!
 //! WEIGHTS is a torchvision detector, BATCH (`.safetensors`) has `pixels [B, H, W, 3]`, `sizes [B, 2]` and, per image i, `boxes_i [N, 4]`,
-//! `labels_i [N]` and `masks_i [N, H_i, W_i]`. OUT (`.safetensors`) gets `loss.NAME` and the gradients under torchvision's names.
+//! `labels_i [N]`, `masks_i [N, H_i, W_i]` and the regions that the second stage samples, `proposals_i [P, 4]`.
+//! OUT (`.safetensors`) gets `loss.NAME`, the gradients under torchvision's names, and the RPN's own `proposals_i`.
 
 #[path = "../tests/common/gradients.rs"]
 mod gradients;
@@ -16,7 +17,7 @@ use cbn_detection::model::Detector;
 use cbn_detection::model::weights::{LoadConfig, StateDict};
 use cbn_detection::ops::Draw;
 use cbn_detection::recipe::{DataFacts, Recipe, resolve};
-use cbn_detection::structures::{BBox, ImageSize, InstanceMask, PaddedImages, Targets};
+use cbn_detection::structures::{BBox, ImageSize, InstanceMask, PaddedImages, Proposals, Targets};
 
 use gradients::torchvision_gradients;
 
@@ -51,6 +52,16 @@ impl Batch {
         self.0[name].iter::<f32>().collect()
     }
 
+    fn boxes(&self, name: &str) -> Vec<BBox> {
+        self.values(name).chunks_exact(4).map(|edges| BBox::new(edges[0], edges[1], edges[2], edges[3])).collect()
+    }
+
+    /// The ROI heads do not read their scores.
+    fn proposals(&self, image: usize) -> Proposals {
+        let boxes = self.boxes(&format!("proposals_{image}"));
+        Proposals { scores: vec![1.0; boxes.len()], boxes }
+    }
+
     fn images(&self) -> PaddedImages {
         let shape = self.0["pixels"].shape().to_vec();
         let sizes = self.values("sizes");
@@ -63,10 +74,9 @@ impl Batch {
     }
 
     fn targets(&self, image: usize, size: ImageSize) -> Targets {
-        let boxes = self.values(&format!("boxes_{image}"));
         let masks: Vec<u8> = self.values(&format!("masks_{image}")).iter().map(|&bit| bit as u8).collect();
         Targets {
-            boxes: boxes.chunks_exact(4).map(|edges| BBox::new(edges[0], edges[1], edges[2], edges[3])).collect(),
+            boxes: self.boxes(&format!("boxes_{image}")),
             // torchvision counts the background.
             labels: self.values(&format!("labels_{image}")).iter().map(|&label| label as usize - 1).collect(),
             masks: Some(
@@ -74,6 +84,11 @@ impl Batch {
             ),
         }
     }
+}
+
+fn edges(boxes: &[BBox]) -> TensorData {
+    let values: Vec<f32> = boxes.iter().flat_map(|&BBox { x1, y1, x2, y2 }| [x1, y1, x2, y2]).collect();
+    TensorData::new(values, [boxes.len(), 4])
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -93,9 +108,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let targets: Vec<Targets> =
         images.sizes.iter().enumerate().map(|(image, &size)| batch.targets(image, size)).collect();
     let mut draws: Vec<LowestHashes> = targets.iter().map(|_| LowestHashes).collect();
-    let losses = detector.forward_train_on(&images.to_device(&device), &targets, &mut draws);
-    let mut found: Vec<(String, TensorData)> =
-        losses.named().into_iter().map(|(name, loss)| (format!("loss.{name}"), loss.into_data())).collect();
+    let mut found: Vec<(String, TensorData)> = Vec::new();
+    let exchange = |own: Vec<Proposals>| {
+        found.extend(own.iter().enumerate().map(|(image, own)| (format!("proposals_{image}"), edges(&own.boxes))));
+        (0..own.len()).map(|image| batch.proposals(image)).collect()
+    };
+    let losses = detector.forward_train_through(&images.to_device(&device), &targets, &mut draws, exchange);
+    found.extend(losses.named().into_iter().map(|(name, loss)| (format!("loss.{name}"), loss.into_data())));
     let gradients = torchvision_gradients(detector, &losses);
     found.extend(gradients.iter().map(|(name, gradient)| (name.to_owned(), gradient.clone())));
     StateDict::new(found).write(Path::new(out), &[])?;

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{backbone::ResNet, config::DetectorConfig, init::materialize, neck::Fpn, roi::RoiHeads, rpn::Rpn};
 use crate::ops::Draw;
-use crate::structures::{Detections, ImageBatch, LossCounts, Losses, Pyramid, Targets};
+use crate::structures::{Detections, ImageBatch, LossCounts, Losses, Proposals, Pyramid, Targets};
 
 /// Faster R-CNN, or Mask R-CNN if the configuration has a mask head.
 #[derive(Module, Debug)]
@@ -56,10 +56,28 @@ impl Detector {
     ///
     /// As [`Self::forward_train`].
     pub fn forward_train_on<D: Draw>(&self, images: &ImageBatch, targets: &[Targets], draws: &mut [D]) -> Losses {
+        self.forward_train_through(images, targets, draws, |proposals| proposals)
+    }
+
+    /// The same on proposals that someone else chooses: `exchange` is given the RPN's, of each image, and answers with those that the ROI heads get.
+    /// Two programs whose proposals tie within rounding have the same regions behind it, and can be compared.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::forward_train`].
+    pub fn forward_train_through<D: Draw>(
+        &self,
+        images: &ImageBatch,
+        targets: &[Targets],
+        draws: &mut [D],
+        exchange: impl FnOnce(Vec<Proposals>) -> Vec<Proposals>,
+    ) -> Losses {
         assert_eq!(images.sizes.len(), targets.len(), "one Targets per image");
         assert_eq!(draws.len(), targets.len(), "one Draw per image");
         let pyramid = self.features(images);
         let (proposals, rpn) = self.rpn.forward_train(&pyramid, &images.sizes, targets, draws);
+        let proposals = exchange(proposals);
+        assert_eq!(proposals.len(), targets.len(), "one Proposals per image");
         let roi = self.roi.forward_train(&pyramid, proposals, targets, draws);
         Losses {
             rpn_objectness: rpn.objectness,
