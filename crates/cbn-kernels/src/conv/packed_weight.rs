@@ -64,7 +64,7 @@ impl WeightShape {
 ///
 /// The panels of the matrix product: the weight once, with `K / groups` rounded up to 16. Where a call uses Winograd's
 /// algorithm, from then on also the transformed filter: 36 or 64 numbers for each 9, that is four or seven times the weight; for
-/// many small maps 196, twenty-two times the weight. A depthwise
+/// many small maps 196, twenty-two times the weight; for many maps of 7 x 7 by the Fourier transform 94, ten times. A depthwise
 /// weight is held 17 times, but it is small. The original is not kept.
 #[derive(Clone, Debug)]
 pub struct PackedWeight {

@@ -6,10 +6,12 @@
 //! finish, store. Each product asks for what the next one reads ([`Ahead`]), for neither `V` nor `U` fits that cache. The
 //! data gradient is the same with the weight mirrored and its channels exchanged. Weight gradient: see [`weight_gradient`].
 //!
-//! The same with other tiles serves many small maps, [`mixed`], and some convolutions of stride 2, [`strided`].
+//! The same with other tiles serves many small maps, [`mixed`], and some convolutions of stride 2, [`strided`]; with another transform,
+//! [`fourier`], maps of up to 7 x 7, each of them one tile.
 //!
 //! The relative L2 error is 2, 3 and 4e-6 at 64, 256 and 512 channels with small tiles, twice that with large ones, where a
-//! direct sum has a few times 1e-7. Half of it or less on maps behind a ReLU.
+//! direct sum has a few times 1e-7. Half of it or less on maps behind a ReLU. [`fourier`]'s is
+//! 4e-7 at 256 channels.
 
 mod filter;
 mod fourier;
