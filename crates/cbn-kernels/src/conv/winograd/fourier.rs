@@ -82,13 +82,21 @@ impl Transform<8, 3> for Taps {
 
 /// From coefficients to factors of the products.
 pub(super) trait Spread {
-    fn real(value: f32) -> f32;
+    #[inline(always)]
+    fn real(value: f32) -> f32 {
+        value
+    }
+
     fn complex(real: f32, imaginary: f32) -> [f32; 3];
 }
 
 /// From products to coefficients.
 pub(super) trait Gather {
-    fn real(value: f32) -> f32;
+    #[inline(always)]
+    fn real(value: f32) -> f32 {
+        value
+    }
+
     fn complex(products: [f32; 3]) -> [f32; 2];
 }
 
@@ -112,11 +120,6 @@ const COMPLEX_SCALE: f32 = 2.0 / 64.0;
 
 impl Spread for FirstFactor {
     #[inline(always)]
-    fn real(value: f32) -> f32 {
-        value
-    }
-
-    #[inline(always)]
     fn complex(a: f32, b: f32) -> [f32; 3] {
         [a + b, a, b]
     }
@@ -137,22 +140,12 @@ impl Spread for SecondFactor {
 
 impl Spread for SumGradient {
     #[inline(always)]
-    fn real(value: f32) -> f32 {
-        value
-    }
-
-    #[inline(always)]
     fn complex(real: f32, imaginary: f32) -> [f32; 3] {
         [real + imaginary, imaginary, -real]
     }
 }
 
 impl Gather for Sum {
-    #[inline(always)]
-    fn real(value: f32) -> f32 {
-        value
-    }
-
     #[inline(always)]
     fn complex([k1, k2, k3]: [f32; 3]) -> [f32; 2] {
         [k1 - k3, k1 + k2]
