@@ -10,10 +10,12 @@ use crate::out::Out;
 const MIN_LEN: usize = 8 * 1024 * 1024;
 /// Bytes of a cache line.
 const LINE: usize = 64;
+/// Floats of a cache line.
+const LANES: usize = LINE / size_of::<f32>();
 
 /// Whether an output is worth streaming: large, and made of rows of whole cache lines.
 pub(crate) fn is_worth_it(out: &Out, row_len: usize) -> bool {
-    let is_aligned = out.as_ptr().align_offset(LINE) == 0 && row_len.is_multiple_of(LINE / size_of::<f32>());
+    let is_aligned = out.as_ptr().align_offset(LINE) == 0 && row_len.is_multiple_of(LANES);
     cfg!(target_arch = "x86_64") && out.len() >= MIN_LEN && is_aligned
 }
 
@@ -21,27 +23,31 @@ pub(crate) fn is_worth_it(out: &Out, row_len: usize) -> bool {
 pub(crate) struct Stream;
 
 impl Stream {
-    /// Copies; whole cache lines pass the caches by.
+    /// Whether `out` consists of whole cache lines.
     #[inline(always)]
-    pub(crate) fn copy<T: Target>(&self, values: &[f32], out: &mut Out) {
-        assert_eq!(values.len(), out.len(), "as many values as places");
+    pub(crate) fn takes(out: &Out) -> bool {
+        out.as_ptr().align_offset(LINE) == 0 && out.len().is_multiple_of(LANES)
+    }
+
+    /// Stores to a whole cache line, past the caches.
+    #[inline(always)]
+    pub(crate) fn store<T: Target>(&self, values: &[f32; LANES], out: &mut Out) {
+        assert!(out.len() == LANES && out.as_ptr().align_offset(LINE) == 0, "a whole cache line");
         #[cfg(target_arch = "x86_64")]
-        if out.as_ptr().align_offset(LINE) == 0 && out.len().is_multiple_of(LINE / size_of::<f32>()) {
+        {
             use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps, _mm512_loadu_ps, _mm512_stream_ps};
-            for (values, out) in values.chunks_exact(16).zip(out.chunks_exact_mut(16)) {
-                let (from, to) = (values.as_ptr(), out.as_mut_ptr().cast::<f32>());
-                // SAFETY: both have 16 floats, those of `out` start on a cache line; `IS_WIDE` is the instruction set of the
-                // wide ones, and every x86-64 has the others. `Drop` orders the stores before anything that other threads may see.
-                unsafe {
-                    if T::IS_WIDE {
-                        _mm512_stream_ps(to, _mm512_loadu_ps(from));
-                    } else {
-                        (0..16).step_by(4).for_each(|at| _mm_stream_ps(to.add(at), _mm_loadu_ps(from.add(at))));
-                    }
+            let (from, to) = (values.as_ptr(), out.as_mut_ptr().cast::<f32>());
+            // SAFETY: both have 16 floats, those of `out` start on a cache line; `IS_WIDE` is the instruction set of the wide
+            // ones, and every x86-64 has the others. `Drop` orders the stores before anything that other threads may see.
+            unsafe {
+                if T::IS_WIDE {
+                    _mm512_stream_ps(to, _mm512_loadu_ps(from));
+                } else {
+                    (0..LANES).step_by(4).for_each(|at| _mm_stream_ps(to.add(at), _mm_loadu_ps(from.add(at))));
                 }
             }
-            return;
         }
+        #[cfg(not(target_arch = "x86_64"))]
         out.write_copy_of_slice(values);
     }
 }

@@ -1,5 +1,6 @@
 //! What happens to a finished tile of a convolution while it is still in the first-level cache.
 
+use super::microkernel::LANES;
 use crate::isa::Target;
 use crate::out::Out;
 use crate::stream::Stream;
@@ -36,45 +37,62 @@ impl<'a> Epilogue<'a> {
         Self { residual: self.residual.map(|residual| &residual[start..end]), ..*self }
     }
 
-    /// Finishes channels from `channel` on: `sums` holds them and is used as working memory, `offset` is where `out` starts in the
-    /// residual. They are written past the caches if there is a stream.
+    /// Finishes channels from `channel` on: `sums` holds them, `offset` is where `out` starts in the residual. They are written past
+    /// the caches if there is a stream.
     #[inline(always)]
     pub(crate) fn finish<T: Target>(
         &self,
-        sums: &mut [f32],
+        sums: &[f32],
         channel: usize,
         offset: usize,
         (stream, out): (Option<&Stream>, &mut Out),
     ) {
-        self.apply(sums, channel, offset);
-        match stream {
-            Some(stream) => stream.copy::<T>(sums, out),
-            None => _ = out.write_copy_of_slice(sums),
+        let count = sums.len();
+        let out = &mut out[..count];
+        let stream = stream.filter(|_| Stream::takes(out));
+        let scale = self.scale.map(|scale| &scale[channel..channel + count]);
+        let shift = self.shift.map(|shift| &shift[channel..channel + count]);
+        let residual = self.residual.map(|residual| &residual[offset..offset + count]);
+        let part = Self { scale, shift, residual, relu: self.relu };
+        let whole = count - count % LANES;
+        for at in (0..whole).step_by(LANES) {
+            let values = part.apply::<LANES>(&sums[at..], at);
+            let out = &mut out[at..at + LANES];
+            match stream {
+                Some(stream) => stream.store::<T>(&values, out),
+                None => _ = out.write_copy_of_slice(&values),
+            }
+        }
+        for at in whole..count {
+            out[at].write(part.apply::<1>(&sums[at..], at)[0]);
         }
     }
 
+    /// Some sums, finished, from `at` on of what the parts are for.
     #[inline(always)]
-    fn apply(&self, sums: &mut [f32], channel: usize, offset: usize) {
-        let count = sums.len();
+    fn apply<const N: usize>(&self, sums: &[f32], at: usize) -> [f32; N] {
+        let mut values = [0.0; N];
+        values.copy_from_slice(&sums[..N]);
         if let Some(scale) = self.scale {
-            for (sum, scale) in sums.iter_mut().zip(&scale[channel..channel + count]) {
-                *sum *= scale;
+            for (value, scale) in values.iter_mut().zip(&scale[at..at + N]) {
+                *value *= scale;
             }
         }
         if let Some(shift) = self.shift {
-            for (sum, shift) in sums.iter_mut().zip(&shift[channel..channel + count]) {
-                *sum += shift;
+            for (value, shift) in values.iter_mut().zip(&shift[at..at + N]) {
+                *value += shift;
             }
         }
         if let Some(residual) = self.residual {
-            for (sum, residual) in sums.iter_mut().zip(&residual[offset..offset + count]) {
-                *sum += residual;
+            for (value, residual) in values.iter_mut().zip(&residual[at..at + N]) {
+                *value += residual;
             }
         }
         if self.relu {
-            for sum in sums {
-                *sum = if *sum < 0.0 { 0.0 } else { *sum };
+            for value in &mut values {
+                *value = if *value < 0.0 { 0.0 } else { *value };
             }
         }
+        values
     }
 }

@@ -4,14 +4,15 @@
 //! neighbours, so a 3x3 kernel is three slices of `3 * C` floats; only pixels at the border copy theirs to add the zeros.
 //! The idea is that of "The Indirect Convolution Algorithm" (Dukhan, 2019, <https://arxiv.org/abs/1907.02129>).
 
+mod even_rows;
 mod rows;
 
 use rayon::prelude::*;
 
+use self::even_rows::{Far, Finish, multiply_even_rows};
 use self::rows::{Even, Rows};
 use super::epilogue::Epilogue;
-use super::microkernel::{Finish, PANEL, ROWS, multiply_even_rows, multiply_rows, multiply_short_rows};
-use super::microkernel::{panel_width, panels_len};
+use super::microkernel::{PANEL, ROWS, multiply_rows, multiply_short_rows, panel_width, panels_len};
 use super::packed_weight::Weight;
 use super::plan::{Phase, Plan};
 use crate::isa::{Kernels, Target, per_isa};
@@ -25,6 +26,8 @@ const BLOCK: usize = 16 * ROWS;
 const DEPTH: usize = 128;
 /// Up to this depth, segments are summed without a store in between.
 const SHORT_DEPTH: usize = 256;
+/// A packed weight of so many floats, 8 MiB, is read from beyond the second-level cache by every block.
+const FAR_WEIGHT: usize = 2 * 1024 * 1024;
 /// Up to this many pixels per phase the tasks are panels.
 const FEW_PIXELS: usize = 512;
 
@@ -168,6 +171,7 @@ impl Task<'_> {
         let plan = self.plan;
         let depth = plan.depth(phase);
         let group_len = panels_len(plan.group_target(), depth);
+        let is_far = packed.len() >= FAR_WEIGHT;
         for group in 0..plan.groups {
             let packed = &packed[group * group_len..(group + 1) * group_len];
             self.with_rows(phase, pixels, group, |rows| {
@@ -177,8 +181,7 @@ impl Task<'_> {
                         let tile = &mut tile[..pixels.len() * width];
                         let panel = &packed[first * depth..][..width * depth];
                         match rows {
-                            // A residual is far: one block at a time, each would wait for it.
-                            Rows::Even(source) if self.epilogue.residual.is_none() => {
+                            Rows::Even(source) => {
                                 let finish = Finish {
                                     epilogue: self.epilogue,
                                     is_streamed: self.is_streamed,
@@ -187,7 +190,7 @@ impl Task<'_> {
                                 };
                                 multiply_even(
                                     self.kernels,
-                                    (*source, first == 0),
+                                    (*source, Far { rows: first == 0, panel: is_far }),
                                     (panel, width),
                                     tile,
                                     Some((finish, y)),
@@ -208,7 +211,10 @@ impl Task<'_> {
     fn multiply_panel(&self, (rows, are_far): (&Rows<'_>, bool), num_pixels: usize, panel: &[f32], tile: &mut [f32]) {
         let width = tile.len() / num_pixels;
         match rows {
-            Rows::Even(rows) => multiply_even(self.kernels, (*rows, are_far), (panel, width), tile, None),
+            Rows::Even(rows) => {
+                let far = Far { rows: are_far, panel: false };
+                multiply_even(self.kernels, (*rows, far), (panel, width), tile, None);
+            }
             Rows::Sliced(slices, segment_lens) => {
                 if let Some(len) = short_len(segment_lens) {
                     return multiply_short_rows(self.kernels, slices, len, (panel, width), tile);
@@ -247,15 +253,15 @@ impl Task<'_> {
 /// `tile` = the rows times the panel, [`DEPTH`] of their terms at a time; the last of them finish it for the output, if there is one.
 fn multiply_even(
     kernels: Kernels,
-    (rows, are_far): (Even<'_>, bool),
+    (rows, far): (Even<'_>, Far),
     (panel, width): (&[f32], usize),
     tile: &mut [f32],
     mut output: Option<(Finish<'_>, &mut Out)>,
 ) {
     for (skip, part) in (0..rows.depth).step_by(DEPTH).zip(panel.chunks(DEPTH * width)) {
-        let source = ((&rows.source[skip..], rows.stride), are_far);
+        let rows = Even { source: &rows.source[skip..], ..rows };
         let output = if skip + DEPTH >= rows.depth { output.take() } else { None };
-        multiply_even_rows(kernels, source, (part, width), tile, skip > 0, output);
+        multiply_even_rows(kernels, (rows, far), (part, width), tile, skip > 0, output);
     }
 }
 
@@ -285,6 +291,6 @@ fn finish_tile_body<T: Target>(
     let stream = is_streamed.then_some(Stream);
     for (pixel, sums) in pixels.iter().zip(tile.chunks_exact_mut(width)) {
         let start = pixel.at * all + first;
-        epilogue.finish::<T>(&mut sums[..count], first, start, (stream.as_ref(), &mut y[start..start + count]));
+        epilogue.finish::<T>(&sums[..count], first, start, (stream.as_ref(), &mut y[start..start + count]));
     }
 }

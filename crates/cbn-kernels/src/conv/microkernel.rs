@@ -5,11 +5,8 @@
 //! With AVX-512 a block of 6 rows by 64 columns is 24 accumulators; with AVX2 6 by 16 is 12; with the 16 SSE registers
 //! of the baseline 2 by 16 is 8. Each output is summed in one order, whatever block it falls into.
 
-use super::epilogue::Epilogue;
 use crate::ahead::{Ahead, Walk};
 use crate::isa::{Target, per_isa, prefetch};
-use crate::out::Out;
-use crate::stream::Stream;
 
 /// Floats in one AVX-512 register; the unit of every padded channel count.
 pub(crate) const LANES: usize = 16;
@@ -29,16 +26,7 @@ per_isa! {
 }
 
 per_isa! {
-    /// `tile[i][j] (+)= sum_k rows[i][k] * panel[k][j]`: as [`multiply_rows`] for rows that lie `stride` apart. With an output, finishes
-    /// each block for it while it is in the first-level cache.
-    pub(crate) fn multiply_even_rows(
-        rows: ((&[f32], usize), bool), panel: (&[f32], usize), tile: &mut [f32], accumulate: bool,
-        output: Option<(Finish<'_>, &mut Out)>,
-    ) = multiply_even_rows_body
-}
-
-per_isa! {
-    /// `tile[i][j] = sum_k rows[i][k] * panel[k][j]`: as [`multiply_even_rows`] for near rows. What is `ahead` is brought to the
+    /// `tile[i][j] = sum_k rows[i][k] * panel[k][j]`: as [`multiply_rows`] for near rows that lie `stride` apart. What is `ahead` is brought to the
     /// second-level cache in the meantime.
     pub(crate) fn multiply_near_rows(
         rows: (&[f32], usize), panel: (&[f32], usize), tile: &mut [f32], ahead: [Ahead; 2],
@@ -61,14 +49,14 @@ pub(super) struct Right<'a> {
 }
 
 /// A product of rows with a panel, R rows and V registers of columns at a time.
-trait Product {
+pub(super) trait Product {
     /// Computes the columns `right` of `tile`.
     fn run<T: Target, const R: usize, const V: usize>(&mut self, right: Right<'_>, tile: &mut [f32]);
 }
 
 /// A product with blocks that fit the panel and the registers.
 #[inline(always)]
-fn multiply<T: Target>(product: &mut impl Product, (panel, width): (&[f32], usize), tile: &mut [f32]) {
+pub(super) fn multiply<T: Target>(product: &mut impl Product, (panel, width): (&[f32], usize), tile: &mut [f32]) {
     let right = Right { panel, width, column: 0 };
     match (T::IS_WIDE, width) {
         (true, 64) => product.run::<T, 6, 4>(right, tile),
@@ -127,94 +115,14 @@ impl Product for SlicedRows<'_> {
     }
 }
 
-/// Where the rows of a tile go: to neighbouring pixels.
-#[derive(Clone, Copy)]
-pub(crate) struct Finish<'a> {
-    pub epilogue: Epilogue<'a>,
-    /// Whether they are written past the caches.
-    pub is_streamed: bool,
-    /// Of the first row.
-    pub pixel: usize,
-    /// The first, how many, of all.
-    pub channels: (usize, usize, usize),
-}
-
-impl Finish<'_> {
-    /// Finishes `values` of the tile's row `row` from `column` on; the tile may be wider than there are channels.
-    #[inline(always)]
-    fn write<T: Target>(
-        &self,
-        values: &mut [f32],
-        row: usize,
-        column: usize,
-        (stream, y): (Option<&Stream>, &mut Out),
-    ) {
-        let (first, count, all) = self.channels;
-        let start = (self.pixel + row) * all + first + column;
-        if column + values.len() <= count {
-            // As many as there are registers: no loop over them is left.
-            let out = (stream, &mut y[start..start + values.len()]);
-            self.epilogue.finish::<T>(values, first + column, start, out);
-        } else if column < count {
-            let out = (stream, &mut y[start..start + count - column]);
-            self.epilogue.finish::<T>(&mut values[..count - column], first + column, start, out);
-        }
-    }
-}
-
-/// Of [`multiply_even_rows`].
-struct EvenRows<'a> {
-    rows: &'a [f32],
-    stride: usize,
-    are_far: bool,
-    accumulate: bool,
-    output: Option<(Finish<'a>, &'a mut Out)>,
-}
-
-#[inline(always)]
-fn multiply_even_rows_body<T: Target>(
-    ((rows, stride), are_far): ((&[f32], usize), bool),
-    panel: (&[f32], usize),
-    tile: &mut [f32],
-    accumulate: bool,
-    output: Option<(Finish<'_>, &mut Out)>,
-) {
-    multiply::<T>(&mut EvenRows { rows, stride, are_far, accumulate, output }, panel, tile);
-}
-
-impl Product for EvenRows<'_> {
-    #[inline(always)]
-    fn run<T: Target, const R: usize, const V: usize>(&mut self, right: Right<'_>, tile: &mut [f32]) {
-        let depth = right.panel.len() / right.width;
-        let count = tile.len() / right.width;
-        let stream = self.output.as_ref().and_then(|(finish, _)| finish.is_streamed.then_some(Stream));
-        // Nobody reads a tile that is written out: all blocks take its start, which stays near.
-        let is_read = self.accumulate || self.output.is_none();
-        for block in 0..count.div_ceil(R) {
-            let start = if is_read { block * R * right.width } else { 0 };
-            let tile = &mut tile[start..start + R.min(count - block * R) * right.width];
-            if self.are_far && right.column == 0 {
-                // Two blocks ahead: one takes less time than memory.
-                for row in (block + 2) * R..(block + 3) * R {
-                    (0..depth).step_by(LANES).for_each(|at| prefetch(self.rows, row * self.stride + at));
-                }
-            }
-            let left = even_rows::<R>(self.rows, self.stride, [block * R, count], depth);
-            let sums = row_block::<T, R, V>(left, right);
-            store(&sums, right, tile, self.accumulate);
-            if let Some((finish, y)) = &mut self.output {
-                for (r, sums) in tile.chunks_exact_mut(right.width).enumerate() {
-                    let sums = &mut sums[right.column..right.column + V * LANES];
-                    finish.write::<T>(sums, block * R + r, right.column, (stream.as_ref(), y));
-                }
-            }
-        }
-    }
-}
-
 /// The R rows from `first` on. A short last block repeats its last row; the repeats are not stored.
 #[inline(always)]
-fn even_rows<const R: usize>(rows: &[f32], stride: usize, [first, count]: [usize; 2], depth: usize) -> [&[f32]; R] {
+pub(super) fn even_rows<const R: usize>(
+    rows: &[f32],
+    stride: usize,
+    [first, count]: [usize; 2],
+    depth: usize,
+) -> [&[f32]; R] {
     std::array::from_fn(|r| &rows[(first + r).min(count - 1) * stride..][..depth])
 }
 
@@ -317,7 +225,10 @@ fn short_row_block<T: Target, const R: usize, const V: usize>(
 /// The loop that the convolutions spend their time in. Nothing but products: a branch makes the compiler keep the sums in
 /// memory, which is three times slower.
 #[inline(always)]
-fn row_block<T: Target, const R: usize, const V: usize>(left: [&[f32]; R], right: Right<'_>) -> [[[f32; LANES]; V]; R] {
+pub(super) fn row_block<T: Target, const R: usize, const V: usize>(
+    left: [&[f32]; R],
+    right: Right<'_>,
+) -> [[[f32; LANES]; V]; R] {
     let mut sums = [[[0.0; LANES]; V]; R];
     let depth = left[0].len();
     for (k, row) in right.panel.chunks_exact(right.width).take(depth).enumerate() {

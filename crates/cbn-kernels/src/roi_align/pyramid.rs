@@ -7,6 +7,9 @@ use crate::isa::{Isa, Kernels};
 use crate::map_shape::MapShape;
 use crate::out::{self, Out};
 
+/// Crops that a thread takes at a time: their costs differ, and whoever has the costly ones last keeps the others waiting.
+const CROPS_PER_TASK: usize = 4;
+
 /// A level of a pyramid, and how boxes are cropped from it: as many bins on every level.
 #[derive(Clone, Copy, Debug)]
 pub struct PyramidLevel<'a> {
@@ -46,7 +49,8 @@ pub fn pyramid_roi_align(levels: &[PyramidLevel<'_>], rois: &[PyramidRoi]) -> Ve
     let kernels = Kernels::new(Isa::detect());
     let crop_len = first.align.output_len(&first.map, 1);
     let write = |y: &mut Out| {
-        y.par_chunks_mut(crop_len.max(1)).zip(rois).for_each(|(y, PyramidRoi { level, roi })| {
+        let crops = y.par_chunks_mut(crop_len.max(1)).zip(rois).with_max_len(CROPS_PER_TASK);
+        crops.for_each(|(y, PyramidRoi { level, roi })| {
             let PyramidLevel { align, map, x } = &levels[*level];
             align.crop(kernels, map, x, roi, y);
         });
