@@ -185,8 +185,8 @@ fn backbone_neck_and_rpn_agree() {
         expected.assert_close(&format!("p{}", level + 2), &nchw(map));
     }
     let predictions = detector.rpn.head.forward(&pyramid);
-    expected.assert_close("rpn_objectness", &host(predictions.objectness));
-    expected.assert_close("rpn_deltas", &host(predictions.deltas));
+    expected.assert_close("rpn_objectness", &host(predictions.objectness()));
+    expected.assert_close("rpn_deltas", &host(predictions.deltas()));
     for (image, proposals) in detector.rpn.detect(&pyramid, &SIZES).iter().enumerate() {
         expected.assert_close(&format!("proposal_boxes_{image}"), &edges(&proposals.boxes));
         expected.assert_close(&format!("proposal_scores_{image}"), &proposals.scores);
@@ -308,8 +308,8 @@ fn losses_and_gradients_agree() {
     assert_gradient!("backbone.fpn.layer_blocks.3.0.bias", neck.outputs[3].bias.as_ref().unwrap());
     assert_gradient!("rpn.head.conv.0.0.weight", rpn.head.convs[0].weight);
     assert_gradient!("rpn.head.bbox_pred.weight", rpn.head.deltas.weight);
-    assert_gradient!("roi_heads.box_predictor.cls_score.bias", roi.boxes.head.class_logits.bias.as_ref().unwrap());
-    assert_gradient!("roi_heads.box_predictor.bbox_pred.bias", roi.boxes.head.deltas.bias.as_ref().unwrap());
+    assert_gradient!("roi_heads.box_predictor.cls_score.bias", roi.boxes.head.class_logits.bias);
+    assert_gradient!("roi_heads.box_predictor.bbox_pred.bias", roi.boxes.head.deltas.bias);
     let mask_logits = &roi.mask.as_ref().unwrap().head.logits;
     assert_gradient!("roi_heads.mask_predictor.mask_fcn_logits.weight", mask_logits.weight);
 }

@@ -310,8 +310,8 @@ fn a_legacy_checkpoint_of_mmdetection_computes_what_it_computed_there() {
         expected.assert_close(&format!("p{}", level + 2), &host(map.to_nchw()));
     }
     let rpn = detector.rpn.head.forward(&pyramid);
-    expected.assert_close("rpn_logits", &host(rpn.objectness));
-    expected.assert_close("rpn_deltas", &host(rpn.deltas));
+    expected.assert_close("rpn_logits", &host(rpn.objectness()));
+    expected.assert_close("rpn_deltas", &host(rpn.deltas()));
     let pooled = formula([2, CHANNELS, SIDE, SIDE]);
     let boxes = detector.roi.boxes.head.forward(pooled.clone());
     expected.assert_close("class_logits", &host(boxes.class_logits));

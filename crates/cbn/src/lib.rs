@@ -121,6 +121,7 @@ mod conv_norm;
 mod convert;
 mod feature_map;
 mod geometry;
+mod linear;
 pub mod norm;
 pub mod ops;
 pub mod process_group;
@@ -131,6 +132,7 @@ pub use self::conv_norm::{ConvNorm, ConvNormConfig};
 pub use self::convert::ConvertError;
 pub use self::feature_map::FeatureMap;
 pub use self::geometry::ConvGeometry;
+pub use self::linear::{Linear, LinearConfig};
 pub use self::norm::{BatchNormConfig, CbnConfig, ConvSite, FrozenNormConfig, GroupNormConfig, Norm, NormConfig};
 
 /// Compiles and runs the README's example.

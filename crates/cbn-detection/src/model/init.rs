@@ -2,8 +2,7 @@
 
 use burn::{
     module::{Initializer, Module, ModuleVisitor, Param},
-    nn::Linear,
-    tensor::{Device, Tensor},
+    tensor::Tensor,
 };
 
 /// Convolutions followed by ReLU: normal with variance `2 / fan_out` (He et al. 2015), so that gradients keep their size
@@ -20,14 +19,6 @@ pub(super) const fn xavier_uniform() -> Initializer {
 /// Predictors start near zero: all classes alike, boxes where the anchors are.
 pub(super) const fn normal(std: f64) -> Initializer {
     Initializer::Normal { mean: 0.0, std }
-}
-
-/// A fully connected layer whose bias starts at zero (Burn draws it like the weight).
-pub(super) fn linear(d_input: usize, d_output: usize, initializer: &Initializer, device: &Device) -> Linear {
-    Linear {
-        weight: initializer.init_with([d_input, d_output], Some(d_input), Some(d_output), device),
-        bias: Some(Initializer::Zeros.init([d_output], device)),
-    }
 }
 
 /// Draws every weight now, in the order of the fields.

@@ -32,16 +32,28 @@ impl KernelBackend for Flex {
         packed: SharedCache,
     ) -> FlexTensor {
         let shape = geometry.shape(dims4::<Flex>(&x), dims4::<Flex>(&weight));
-        let [x, weight, affine] = [x, weight, affine].map(|x| x.to_contiguous());
+        let [x, affine] = [x, affine].map(|x| x.to_contiguous());
         let residual = contiguous(residual);
         let [scale, shift] = split_rows(&affine);
         let residual = residual.as_ref().map(floats);
         let epilogue = Epilogue { scale: Some(scale), shift: Some(shift), residual, relu };
-        let y = match packed.get(&weight, shape.weight_shape()) {
-            Some(packed) => cbn_kernels::conv2d_forward_packed(&shape, floats(&x), &packed, &epilogue),
-            None => cbn_kernels::conv2d_forward(&shape, floats(&x), floats(&weight), &epilogue),
-        };
-        tensor(y, output_dims(&shape))
+        tensor(convolve(&shape, floats(&x), &weight, &packed, &epilogue), output_dims(&shape))
+    }
+
+    /// A pointwise convolution of one row of pixels.
+    fn channels_last_linear(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        relu: bool,
+        packed: SharedCache,
+    ) -> FlexTensor {
+        let ([rows, _], [inputs, outputs]) = (dims2::<Flex>(&x), dims2::<Flex>(&weight));
+        let weight = weight.reshape(Shape::from([inputs, outputs, 1, 1])).transpose(0, 1);
+        let shape = ConvGeometry::default().shape([1, 1, rows, inputs], [outputs, inputs, 1, 1]);
+        let [x, bias] = [x, bias].map(|x| x.to_contiguous());
+        let epilogue = Epilogue { shift: Some(floats(&bias)), relu, ..Epilogue::default() };
+        tensor(convolve(&shape, floats(&x), &weight, &packed, &epilogue), [rows, outputs])
     }
 
     fn channels_last_conv_block_backward(
@@ -349,6 +361,20 @@ impl KernelBackend for Flex {
         let [mut weight, gradient, mut velocity] = [weight, gradient, velocity].map(|x| x.to_contiguous());
         step.apply(floats_mut(&mut weight), floats(&gradient), floats_mut(&mut velocity));
         Moved { weight, velocity }
+    }
+}
+
+/// The convolution with a weight of any layout, packed where there is a place to keep it.
+fn convolve(
+    shape: &ConvShape,
+    x: &[f32],
+    weight: &FlexTensor,
+    packed: &SharedCache,
+    epilogue: &Epilogue<'_>,
+) -> Vec<f32> {
+    match packed.get(weight, shape.weight_shape()) {
+        Some(packed) => cbn_kernels::conv2d_forward_packed(shape, x, &packed, epilogue),
+        None => cbn_kernels::conv2d_forward(shape, x, floats(&weight.to_contiguous()), epilogue),
     }
 }
 

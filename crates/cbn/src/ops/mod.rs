@@ -8,6 +8,7 @@ mod autodiff;
 mod conv;
 mod descent;
 mod flex;
+mod linear;
 mod maps;
 mod normalize;
 mod packed;
@@ -24,6 +25,7 @@ pub use cbn_kernels::{PyramidRoi, Roi, RoiAlign as RoiAlignConfig};
 
 pub use self::conv::{BlockTail, conv_block, conv2d, conv2d_weight_gradient, mean_patch};
 pub use self::descent::{SgdStep, sgd_step, sum_of_squares};
+pub use self::linear::linear;
 pub use self::maps::{max_pool2d, pyramid_roi_align, roi_align, upsample_add};
 pub use self::normalize::{ChannelStatistics, channel_moments, group_normalize, normalize, row_dots};
 pub use self::packed::{PackedWeightCache, SharedCache};
@@ -140,6 +142,18 @@ pub trait KernelBackend: Backend {
     ) -> FloatTensor<Self> {
         let _ = packed;
         reference::conv_block::<Self>(x, weight, affine, residual, geometry, relu)
+    }
+
+    /// `relu(x W + b)`, the ReLU if `relu`, of `[N, D_in]`, `[D_in, D_out]` and `[D_out]`.
+    fn channels_last_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        relu: bool,
+        packed: SharedCache,
+    ) -> FloatTensor<Self> {
+        let _ = packed;
+        linear::reference::<Self>([x, weight, bias], relu)
     }
 
     /// Its gradients down to the convolution, from its result `out` and the gradient of that.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::flex::FlexTensor;
+use burn::tensor::DType;
 use cbn_kernels::{PackedWeight, WeightShape};
 
 /// A place beside a layer for its packed weight. It fills at the layer's first call without autodiff, on the CPU.
@@ -34,18 +35,23 @@ pub struct SharedCache(Option<Arc<Slot>>);
 struct Slot(Mutex<Option<(FlexTensor, Arc<PackedWeight>)>>);
 
 impl SharedCache {
-    /// The packed form of `weight`, contiguous, if there is a place for it.
+    /// The packed form of `weight`, of any layout, if there is a place for it.
     pub(super) fn get(&self, weight: &FlexTensor, shape: WeightShape) -> Option<Arc<PackedWeight>> {
         let mut slot = self.0.as_ref()?.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let floats = |tensor: &FlexTensor| tensor.as_slice::<f32>().map(<[f32]>::as_ptr);
         match &*slot {
-            // The kept tensor shares its memory, which is therefore neither freed nor written to.
-            Some((of, packed)) if floats(of) == floats(weight) && packed.shape() == shape => Some(packed.clone()),
+            Some((of, packed)) if are_same(of, weight) && packed.shape() == shape => Some(packed.clone()),
             _ => {
-                let packed = Arc::new(PackedWeight::new(shape, weight.as_slice()?));
+                let packed = Arc::new(PackedWeight::new(shape, weight.to_contiguous().as_slice()?));
+                // The kept tensor shares its memory, which is therefore neither freed nor written to.
                 *slot = Some((weight.clone(), packed.clone()));
                 Some(packed)
             }
         }
     }
+}
+
+/// Whether both are the same look at the same memory.
+fn are_same(a: &FlexTensor, b: &FlexTensor) -> bool {
+    let is_f32 = a.dtype() == DType::F32 && b.dtype() == DType::F32;
+    is_f32 && a.layout() == b.layout() && a.storage::<f32>().as_ptr() == b.storage::<f32>().as_ptr()
 }

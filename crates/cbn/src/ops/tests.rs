@@ -7,7 +7,7 @@ use burn::tensor::{Bytes, DType, Shape};
 
 use super::{
     Addend, GroupNormOptions, KernelBackend, PackedWeightCache, PoolGeometry, Sample, SgdStep, SharedCache, descent,
-    reference, sampled,
+    linear, reference, sampled,
 };
 use crate::ConvGeometry;
 use crate::process_group::Peers;
@@ -224,6 +224,24 @@ fn a_packed_weight_belongs_to_one_tensor() {
         let expected =
             reference::conv_block::<Flex>(x.clone(), weight, affine.clone(), Addend::Nothing, geometry, false);
         assert_close(out, expected, "the weight of this call");
+    }
+}
+
+/// Few rows and many, the latter deeper than the parts that sums are made of, plain and packed.
+#[test]
+fn fully_connected_layers_match_the_reference() {
+    for (rows, inputs, outputs, relu) in [(1, 3, 5, false), (7, 300, 70, true), (600, 130, 65, true)] {
+        let [x, weight, bias] = [values(1, [rows, inputs]), values(2, [inputs, outputs]), values(3, [1, outputs])];
+        let bias = bias.reshape(Shape::from([outputs]));
+        let expected = linear::reference::<Flex>([x.clone(), weight.clone(), bias.clone()], relu);
+        let cache = PackedWeightCache::default();
+        for share in [SharedCache::default(), cache.share(), cache.share()] {
+            let ours = Flex::channels_last_linear(x.clone(), weight.clone(), bias.clone(), relu, share);
+            assert_close(ours, expected.clone(), &format!("{rows} rows of {inputs} to {outputs}"));
+        }
+        let other = values(4, [inputs, outputs]);
+        let ours = Flex::channels_last_linear(x.clone(), other.clone(), bias.clone(), relu, cache.share());
+        assert_close(ours, linear::reference::<Flex>([x, other, bias], relu), "the weight of this call");
     }
 }
 

@@ -1,9 +1,8 @@
 use burn::{
     module::Module,
-    nn::Linear,
-    tensor::{Device, Tensor, activation::relu},
+    tensor::{Device, Tensor},
 };
-use cbn::{Activation, ConvNorm, ConvNormConfig, FeatureMap};
+use cbn::{Activation, ConvNorm, ConvNormConfig, FeatureMap, Linear, LinearConfig};
 
 use crate::model::{
     config::{BoxBranchConfig, BoxHeadKind},
@@ -51,14 +50,14 @@ impl BoxBranchConfig {
         };
         let fc = |index: usize| {
             let d_input = if index == 0 { channels * self.pool.side.pow(2) } else { self.fc_dim };
-            init::linear(d_input, self.fc_dim, &init::xavier_uniform(), device)
+            LinearConfig::new([d_input, self.fc_dim], init::xavier_uniform()).init(device)
         };
         let num_logits = num_classes + 1;
         BoxHead {
             convs: (0..num_convs).map(|_| conv()).collect(),
             fcs: (0..num_fcs).map(fc).collect(),
-            class_logits: init::linear(self.fc_dim, num_logits, &init::normal(0.01), device),
-            deltas: init::linear(self.fc_dim, num_logits * 4, &init::normal(0.001), device),
+            class_logits: LinearConfig::new([self.fc_dim, num_logits], init::normal(0.01)).init(device),
+            deltas: LinearConfig::new([self.fc_dim, num_logits * 4], init::normal(0.001)).init(device),
         }
     }
 }
@@ -70,7 +69,7 @@ impl BoxHead {
     pub fn forward(&self, pooled: FeatureMap) -> BoxHeadOutput {
         let convolved = self.convs.iter().fold(pooled, |x, conv| conv.forward(&x));
         let flat: Tensor<2> = convolved.into_nhwc().flatten(1, 3);
-        let x = self.fcs.iter().fold(flat, |x, fc| relu(fc.forward(x)));
+        let x = self.fcs.iter().fold(flat, |x, fc| fc.forward_relu(x));
         BoxHeadOutput { class_logits: self.class_logits.forward(x.clone()), deltas: self.deltas.forward(x) }
     }
 }

@@ -105,8 +105,8 @@ impl MaskBranch {
             return Vec::new();
         }
         let labels: Vec<usize> = detections.iter().flat_map(|found| &found.labels).copied().collect();
-        let logits = self.head.forward_folded(pool_rois(pyramid, &rois, &self.config.pool));
-        self.to_soft_masks(sigmoid(own_channel(logits, &labels)))
+        let logits = self.head.forward_own(pool_rois(pyramid, &rois, &self.config.pool), &labels);
+        self.to_soft_masks(sigmoid(logits))
     }
 
     fn to_soft_masks(&self, probabilities: Tensor<3>) -> Vec<SoftMask> {

@@ -4,10 +4,10 @@ use burn::{
 };
 use cbn::{
     Activation, Conv, ConvConfig, ConvGeometry, ConvNorm, ConvNormConfig, FeatureMap,
-    ops::{BlockTail, PackedWeightCache, conv_block},
+    ops::{BlockTail, PackedWeightCache, conv_block, row_dots},
 };
 
-use crate::model::{config::MaskBranchConfig, init};
+use crate::model::{config::MaskBranchConfig, host, init};
 
 /// From pooled features to one mask per class at twice the resolution ([He et al. 2017](https://arxiv.org/abs/1703.06870)).
 #[derive(Module, Debug)]
@@ -58,8 +58,25 @@ impl MaskHead {
     ///
     /// - output: `[N, side, 4 side, K + 1]`
     pub(super) fn forward_folded(&self, pooled: FeatureMap) -> Tensor<4> {
-        let x = self.convs.iter().fold(pooled, |x, conv| conv.forward(&x));
-        self.logits.forward(&self.deconv.forward_relu(&x)).into_nhwc()
+        self.logits.forward(&self.folded_cells(pooled)).into_nhwc()
+    }
+
+    /// Of each roi the logits of one class only, `[N, 2 side, 2 side]`. Not differentiable in the weights of the logits.
+    pub(super) fn forward_own(&self, pooled: FeatureMap, labels: &[usize]) -> Tensor<3> {
+        let cells = self.folded_cells(pooled).into_nhwc();
+        let [num_rois, height, width, channels] = cells.dims();
+        let (weight, bias) = (self.logits.weight.val(), self.logits.bias.val());
+        let logit_indices: Vec<usize> = labels.iter().map(|label| label + 1).collect();
+        let own = host::indices(&logit_indices, &cells.device());
+        let weight = weight.flatten::<2>(1, 3).select(0, own.clone());
+        let dots = row_dots(weight, cells.reshape([num_rois * height * width, channels]));
+        let logits = dots.reshape([num_rois, height, width, 1]) + bias.select(0, own).reshape([num_rois, 1, 1, 1]);
+        spread(logits).squeeze_dim(3)
+    }
+
+    /// What the logits are of, `[N, side, 4 side, C]`.
+    fn folded_cells(&self, pooled: FeatureMap) -> FeatureMap {
+        self.deconv.forward_relu(&self.convs.iter().fold(pooled, |x, conv| conv.forward(&x)))
     }
 }
 

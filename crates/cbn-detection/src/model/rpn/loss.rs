@@ -46,15 +46,15 @@ pub(super) fn rpn_losses<D: Draw>(
     rngs: &mut [D],
 ) -> RpnLosses {
     let AnchorSample { positives, deltas, negatives, count } = sample_anchors(anchors, (targets, sizes), config, rngs);
-    let device = predictions.objectness.device();
-    let [batch, num_anchors] = predictions.objectness.dims();
+    let objectness = predictions.objectness();
+    let device = objectness.device();
+    let [batch, num_anchors] = objectness.dims();
     let num_sampled = positives.len() + negatives.len();
 
     let mut labels = vec![1; positives.len()];
     labels.resize(num_sampled, 0);
     let sampled: Vec<usize> = positives.iter().chain(&negatives).copied().collect();
-    let logits =
-        predictions.objectness.clone().reshape([batch * num_anchors]).select(0, host::indices(&sampled, &device));
+    let logits = objectness.reshape([batch * num_anchors]).select(0, host::indices(&sampled, &device));
     let objectness = BinaryCrossEntropyLossConfig::new()
         .with_logits(true)
         .init(&device)
@@ -62,7 +62,7 @@ pub(super) fn rpn_losses<D: Draw>(
         // A mean over the sampled ones; where none is counted as one, the divisor is larger.
         .mul_scalar(num_sampled as f32 / count as f32);
 
-    let all_deltas = predictions.deltas.clone().reshape([batch * num_anchors, 4]);
+    let all_deltas = predictions.deltas().reshape([batch * num_anchors, 4]);
     let deltas = if positives.is_empty() {
         // Connected to the graph: the layer has a gradient in every step, even if it is zero.
         all_deltas.slice([0..1]).sum().mul_scalar(0.0)
