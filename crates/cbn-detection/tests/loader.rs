@@ -9,8 +9,9 @@ use cbn_detection::data::{
     DataPaths, Dataset, LoaderConfig, Severity, Shard, Split, SplitPaths, TestLoader, TrainLoader, TransformConfig,
     check,
 };
+use cbn_detection::recipe::{Recipe, train_loader, transform as transform_of};
 use cbn_detection::structures::{ImageSize, Targets, TrainBatch};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -177,6 +178,67 @@ fn both_folder_layouts_are_found() {
     assert_eq!((own.annotations, own.images), (dir.path().join("val.json"), dir.path().join("images")));
     let paths = DataPaths { val_images: Some("elsewhere".into()), ..DataPaths::from_dir(dir.path()) };
     assert_eq!(paths.split(Split::Val).unwrap().images, Path::new("elsewhere"));
+}
+
+/// The grey images of fixtures/released/selection.json, each of the level of its id, and what mmdetection 0.6.2 shows in place of each.
+fn grey_images() -> (tempfile::TempDir, serde_json::Value) {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/released/selection.json");
+    let fixture: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(fixture).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("images")).unwrap();
+    std::fs::write(dir.path().join("train.json"), fixture["dataset"].to_string()).unwrap();
+    for image in fixture["dataset"]["images"].as_array().unwrap() {
+        let [id, width, height] = ["id", "width", "height"].map(|key| image[key].as_u64().unwrap() as u32);
+        let path = dir.path().join("images").join(image["file_name"].as_str().unwrap());
+        image::GrayImage::from_pixel(width, height, image::Luma([id as u8])).save(path).unwrap();
+    }
+    (dir, fixture["shown"].clone())
+}
+
+/// How often each image is shown in some epochs, after a look at its pixels, and how many objects it has.
+fn shown_by(conventions: &str, dir: &Path, num_epochs: usize) -> Vec<BTreeMap<u64, Vec<usize>>> {
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/faster_rcnn_r50_none.toml");
+    let of = format!("conventions={conventions}");
+    let settings = [&of, "train.batch_size=1", "data.num_workers=0", "data.transform.min_side_px=[32]"];
+    let recipe = Recipe::load(&recipe, &settings.map(str::to_owned)).unwrap();
+    let loader = TrainLoader::new(load(dir, Split::Train), transform_of(&recipe), train_loader(&recipe)).unwrap();
+    let mut epochs = Vec::new();
+    for epoch in 0..num_epochs {
+        let mut shown: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for batch in batches(&loader, epoch, 0) {
+            let id = batch.image_ids[0];
+            assert!((batch.images.pixels[0] - (id as f32 - 123.675) / 58.395).abs() < 1e-5, "not image {id}");
+            shown.entry(id).or_default().push(batch.targets[0].len());
+        }
+        epochs.push(shown);
+    }
+    epochs
+}
+
+#[test]
+fn released_recipes_train_on_the_images_that_mmdetection_does() {
+    let (dir, shown) = grey_images();
+    let expected: BTreeMap<String, Vec<BTreeMap<String, u64>>> = serde_json::from_value(shown).unwrap();
+    let may_be: BTreeSet<[u64; 2]> =
+        expected.values().flatten().map(|shown| [shown["image"], shown["objects"]]).collect();
+    let found = shown_by("released", dir.path(), 16);
+    for epoch in &found {
+        assert_eq!(epoch.values().map(Vec::len).sum::<usize>(), expected.len());
+        let is_shown = epoch.iter().flat_map(|(&id, objects)| objects.iter().map(move |&count| [id, count as u64]));
+        assert_eq!(is_shown.collect::<BTreeSet<_>>(), may_be);
+        // One image takes the place of 7, which is tall; two share those of four wide ones.
+        assert_eq!(epoch[&10].len(), 2);
+    }
+    assert!(found.iter().any(|epoch| epoch[&1].len() > epoch[&8].len()));
+    assert!(found.iter().any(|epoch| epoch[&1].len() < epoch[&8].len()));
+}
+
+#[test]
+fn other_recipes_train_on_every_image_with_an_object() {
+    let (dir, _) = grey_images();
+    let once = |id: u64, objects: usize| (id, vec![objects]);
+    let expected = BTreeMap::from([once(1, 2), once(2, 1), once(3, 1), once(5, 1), once(8, 1), once(10, 1)]);
+    assert_eq!(shown_by("house", dir.path(), 1), [expected]);
 }
 
 /// Every image and annotation of a real data set is read, transformed and turned into targets.

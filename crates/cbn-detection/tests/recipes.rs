@@ -342,7 +342,11 @@ fn released() -> serde_json::Value {
                 "paste": "whole_pixels"
             }
         },
-        "train_loader": { "batch_size": 16, "aspect_grouping": true },
+        "train_loader": {
+            "batch_size": 16,
+            "aspect_grouping": true,
+            "selection": { "min_side_px": 32, "reads_ignore": true, "barren": "replaced" }
+        },
         "test_loader": { "batch_size": 1 },
         "train": {
             "num_iterations": 12 * 7330,

@@ -1,12 +1,12 @@
 use std::path::Path;
 
 use image::RgbImage;
-use rand::Rng;
+use rand::{Rng, RngExt};
 
 use super::image_file::{read_rgb_of_size, size_of};
 use super::{
-    BadImages, DataError, Dataset, ImageError, ImageRecord, Pixels, ResizedImage, Transform, TransformConfig,
-    TransformConventions, read_rgb,
+    BadImages, DataError, Dataset, ImageError, ImageRecord, Pixels, ResizedImage, SelectionConventions, Transform,
+    TransformConfig, TransformConventions, read_rgb,
 };
 use crate::structures::{ImageSize, PaddedImages, Targets, TrainBatch};
 
@@ -89,8 +89,9 @@ pub(super) struct TrainSource<'a> {
     pub(super) dataset: &'a Dataset,
     pub(super) transform: &'a TransformConfig,
     pub(super) with_masks: bool,
+    pub(super) selection: SelectionConventions,
     pub(super) bad_images: &'a BadImages,
-    /// Images of similar shape; a bad one's place is taken by the next of its group.
+    /// Images of similar shape; a bad one's place is taken by the next of its group. Each group has an image that is not replaced.
     pub(super) groups: &'a [Vec<usize>],
 }
 
@@ -102,14 +103,31 @@ impl TrainSource<'_> {
     ) -> Result<TrainBatch, DataError> {
         let (mut images, mut targets, mut image_ids, mut places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (place, index, mut rng) in own {
-            let (record, image) = self.read(index)?;
+            let (record, image) = self.read(self.fruitful(index, &mut rng))?;
             let transform = self.transform.draw(record.size, &mut rng);
             images.push(transform.apply_to_image(&image));
-            targets.push(targets_of(record, &transform, self.with_masks)?);
+            targets.push(targets_of(record, &transform, self.with_masks, self.selection)?);
             image_ids.push(record.id);
             places.push(place);
         }
         Ok(TrainBatch { images: pad(&images, self.transform), targets, image_ids, places })
+    }
+
+    /// The image, or in place of one that shows no object a random one of its group.
+    fn fruitful<R: Rng>(&self, index: usize, rng: &mut R) -> usize {
+        let is_barren =
+            |index: usize| self.selection.replaces(&self.dataset.images[index], self.transform.conventions.boxes);
+        if !is_barren(index) {
+            return index;
+        }
+        let group = self.group_of(index);
+        std::iter::repeat_with(|| group[rng.random_range(0..group.len())])
+            .find(|&other| !is_barren(other))
+            .unwrap_or(index)
+    }
+
+    fn group_of(&self, index: usize) -> &[usize] {
+        self.groups.iter().find(|group| group.contains(&index)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The image, or the next of its group that can be used: the same one whenever this place of the epoch comes up.
@@ -120,7 +138,7 @@ impl TrainSource<'_> {
             Err(error) => error,
         };
         self.bear(first, &error)?;
-        let group = self.groups.iter().find(|group| group.contains(&index)).map(Vec::as_slice).unwrap_or_default();
+        let group = self.group_of(index);
         let place = group.iter().position(|&other| other == index).unwrap_or_default();
         for &other in group[place + 1..].iter().chain(&group[..place]) {
             let record = &self.dataset.images[other];
@@ -150,9 +168,14 @@ fn read(dataset: &Dataset, record: &ImageRecord) -> Result<RgbImage, DataError> 
         .map_err(|source| DataError::Image { image: record.id, source })
 }
 
-fn targets_of(record: &ImageRecord, transform: &Transform, with_masks: bool) -> Result<Targets, DataError> {
+fn targets_of(
+    record: &ImageRecord,
+    transform: &Transform,
+    with_masks: bool,
+    selection: SelectionConventions,
+) -> Result<Targets, DataError> {
     let mut targets = Targets { masks: with_masks.then(Vec::new), ..Targets::default() };
-    for object in record.objects() {
+    for object in selection.objects(record) {
         let bbox = transform.apply_to_box(&object.bbox);
         // A sliver can vanish when its edges round to the same number.
         if !transform.box_convention().is_object(&object.bbox) || bbox.is_empty() {
@@ -231,18 +254,20 @@ mod tests {
             label: id as usize,
             bbox: BBox::from_xywh(xywh),
             is_crowd: false,
+            is_ignored: false,
             segmentation: None,
         };
         let record = ImageRecord {
             id: 1,
             file_name: String::new(),
             size: ImageSize::new(100, 100),
+            is_annotated: true,
             annotations: vec![object(0, [5.0, 5.0, 20.0, 0.75]), object(1, [5.0, 5.0, 20.0, 1.0])],
         };
         let labels = |boxes: BoxConvention| {
             let mut config = TransformConfig::default();
             config.conventions.boxes = boxes;
-            targets_of(&record, &config.for_test(record.size), false).unwrap().labels
+            targets_of(&record, &config.for_test(record.size), false, SelectionConventions::default()).unwrap().labels
         };
         assert_eq!(labels(BoxConvention::Continuous), [0, 1]);
         assert_eq!(labels(BoxConvention::LegacyInclusive), [1]);

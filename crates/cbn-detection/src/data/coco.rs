@@ -27,6 +27,8 @@ pub struct Annotation {
     pub bbox: BBox,
     /// True for a region of many objects: neither object nor background.
     pub is_crowd: bool,
+    /// True if the file says `"ignore": true` or `1`, a key that COCO itself does not have.
+    pub is_ignored: bool,
     /// Polygons or RLE in original pixels.
     pub segmentation: Option<Segmentation>,
 }
@@ -40,6 +42,8 @@ pub struct ImageRecord {
     pub file_name: String,
     /// Original size, as the JSON says.
     pub size: ImageSize,
+    /// Whether the file has any annotation of the image, usable or not.
+    pub is_annotated: bool,
     /// Usable annotations, crowds included, in file order.
     pub annotations: Vec<Annotation>,
 }
@@ -103,6 +107,7 @@ impl Dataset {
                 findings.push(Finding::UnknownImage { annotation: annotation.id, image: annotation.image_id });
                 continue;
             };
+            images[index].is_annotated = true;
             match usable_annotation(annotation, images[index].size, &label_of, &mut findings) {
                 Ok(annotation) => images[index].annotations.push(annotation),
                 Err(finding) => findings.push(finding),
@@ -149,7 +154,7 @@ impl Dataset {
         self.categories.iter().map(|category| category.id).collect()
     }
 
-    /// Indices of the images with at least one object: those a training uses.
+    /// Indices of the images with at least one object: those a training uses, unless a recipe's conventions say otherwise.
     pub fn trainable_images(&self) -> Vec<usize> {
         (0..self.images.len()).filter(|&index| self.images[index].objects().next().is_some()).collect()
     }
@@ -197,8 +202,14 @@ fn image_record(image: hotcoco::Image) -> ImageRecord {
         id: image.id,
         file_name: image.file_name,
         size: ImageSize::new(image.height as usize, image.width as usize),
+        is_annotated: false,
         annotations: Vec::new(),
     }
+}
+
+/// What Python, in which COCO's tools are written, takes for true: not 0, `false` or `null`.
+fn is_true(value: &serde_json::Value) -> bool {
+    value.as_bool().unwrap_or_else(|| value.as_f64().map_or(!value.is_null(), |number| number != 0.0))
 }
 
 /// Converts an annotation of an image of `size`, or says why it cannot be used. Notes go to `findings`.
@@ -232,5 +243,6 @@ fn usable_annotation(
     // Some files write an empty list where there is no mask.
     let segmentation =
         annotation.segmentation.filter(|segmentation| segmentation.polygons().is_none_or(|p| !p.is_empty()));
-    Ok(Annotation { id, label, bbox, is_crowd: annotation.iscrowd, segmentation })
+    let is_ignored = annotation.extra.get("ignore").is_some_and(is_true);
+    Ok(Annotation { id, label, bbox, is_crowd: annotation.iscrowd, is_ignored, segmentation })
 }

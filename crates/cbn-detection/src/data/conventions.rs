@@ -1,7 +1,8 @@
-//! Where code bases differ between an image file and network pixels, and on the way back.
+//! Where code bases differ in what they train on, between an image file and network pixels, and on the way back.
 
 use serde::{Deserialize, Serialize};
 
+use super::{Annotation, ImageRecord};
 use crate::structures::BoxConvention;
 
 /// How an image gets its size.
@@ -55,4 +56,50 @@ pub struct TransformConventions {
     pub masks: MaskResize,
     /// Of masks that were found.
     pub paste: MaskPaste,
+}
+
+/// Where the images of an epoch without anything to learn from go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BarrenImages {
+    /// Out of the epoch. An image all of whose objects are too small to be one to [`BoxConvention::is_object`] is trained on as background.
+    #[default]
+    LeftOut,
+    /// Those with any annotation stay in the epoch, and a random image of the same group that shows an object takes their place, every time another
+    /// (mmdetection 0.6 `CustomDataset.__getitem__`).
+    Replaced,
+}
+
+/// Which images are trained on, and which of their annotations are objects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelectionConventions {
+    /// Images with a shorter side are left out (mmdetection 0.6 `CocoDataset._filter_imgs`: 32).
+    pub min_side_px: usize,
+    /// Whether an annotation whose key `ignore` is true is none (mmdetection 0.6 `CocoDataset._parse_ann_info`), or the key is not read.
+    pub reads_ignore: bool,
+    /// Images with crowds alone, for one.
+    pub barren: BarrenImages,
+}
+
+impl SelectionConventions {
+    /// What a detector learns from in an image.
+    pub fn objects(self, image: &ImageRecord) -> impl Iterator<Item = &Annotation> {
+        image.objects().filter(move |object| !(self.reads_ignore && object.is_ignored))
+    }
+
+    /// Whether an image is one of every epoch.
+    pub fn takes(self, image: &ImageRecord) -> bool {
+        let is_large = image.size.width.min(image.size.height) >= self.min_side_px;
+        is_large
+            && match self.barren {
+                BarrenImages::LeftOut => self.objects(image).next().is_some(),
+                BarrenImages::Replaced => image.is_annotated,
+            }
+    }
+
+    /// Whether another image takes the place of this one.
+    pub(super) fn replaces(self, image: &ImageRecord, boxes: BoxConvention) -> bool {
+        self.barren == BarrenImages::Replaced && !self.objects(image).any(|object| boxes.is_object(&object.bbox))
+    }
 }

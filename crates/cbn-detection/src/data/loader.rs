@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::batcher::TrainSource;
 use super::prefetch::Prefetch;
 use super::sampler::{Purpose, aspect_groups, deal, epoch_batches, num_steps, stream};
-use super::{BadImages, DataError, Dataset, Shard, TestBatch, TransformConfig};
+use super::{BadImages, DataError, Dataset, SelectionConventions, Shard, TestBatch, TransformConfig};
 use crate::structures::TrainBatch;
 
 /// An object costs a training step about as much as so many pixels: on the nuclei (recipes/nuclei_mask_rcnn_r18_cbn.toml, one image, one
@@ -31,6 +31,8 @@ pub struct LoaderConfig {
     pub with_masks: bool,
     /// The part of every epoch that this process handles.
     pub shard: Shard,
+    /// What is trained on.
+    pub selection: SelectionConventions,
 }
 
 impl Default for LoaderConfig {
@@ -43,6 +45,7 @@ impl Default for LoaderConfig {
             aspect_grouping: true,
             with_masks: true,
             shard: Shard::default(),
+            selection: SelectionConventions::default(),
         }
     }
 }
@@ -72,7 +75,7 @@ impl LoaderConfig {
 
 /// Training batches: shuffled, randomly transformed, and a function of seed and epoch alone.
 ///
-/// Images without an object are left out; see [`TrainLoader::num_images_left_out`].
+/// Images without an object are left out, or what [`SelectionConventions`] say; see [`TrainLoader::num_images_left_out`].
 #[derive(Debug, Clone)]
 pub struct TrainLoader {
     dataset: Arc<Dataset>,
@@ -92,19 +95,14 @@ impl TrainLoader {
         transform.validate()?;
         config.validate()?;
         config.validate_shares()?;
-        let trainable = dataset.trainable_images();
-        if trainable.is_empty() {
-            let path = dataset.annotations_path().to_owned();
-            return Err(DataError::NothingToTrainOn { path, num_images: dataset.images.len() });
-        }
         if config.with_masks {
             require_masks(&dataset)?;
         }
-        let groups = if config.aspect_grouping {
-            aspect_groups(trainable.into_iter().map(|index| (index, dataset.images[index].size)))
-        } else {
-            vec![trainable]
-        };
+        let groups = groups_of(&dataset, &transform, &config);
+        if groups.is_empty() {
+            let path = dataset.annotations_path().to_owned();
+            return Err(DataError::NothingToTrainOn { path, num_images: dataset.images.len() });
+        }
         Ok(Self { dataset, transform, config, groups, bad_images: Arc::default() })
     }
 
@@ -136,7 +134,7 @@ impl TrainLoader {
         self.groups.iter().map(Vec::len).sum()
     }
 
-    /// Images that show nothing to learn from.
+    /// Images that are not trained on.
     pub fn num_images_left_out(&self) -> usize {
         self.dataset.images.len() - self.num_images()
     }
@@ -169,6 +167,7 @@ impl TrainLoader {
                 dataset: &loader.dataset,
                 transform: &loader.transform,
                 with_masks: loader.config.with_masks,
+                selection: loader.config.selection,
                 bad_images: &loader.bad_images,
                 groups: &loader.groups,
             };
@@ -182,6 +181,21 @@ impl TrainLoader {
         let pixels = self.transform.for_test(image.size).resized.num_pixels();
         (pixels + PIXELS_OF_AN_OBJECT * image.objects().count()) as u64
     }
+}
+
+/// The images of an epoch, those of similar shape together. A group none of whose images shows an object is left out.
+fn groups_of(dataset: &Dataset, transform: &TransformConfig, config: &LoaderConfig) -> Vec<Vec<usize>> {
+    let selection = config.selection;
+    let taken: Vec<usize> =
+        (0..dataset.images.len()).filter(|&index| selection.takes(&dataset.images[index])).collect();
+    let mut groups = if config.aspect_grouping {
+        aspect_groups(taken.into_iter().map(|index| (index, dataset.images[index].size)))
+    } else {
+        vec![taken]
+    };
+    let boxes = transform.conventions.boxes;
+    groups.retain(|group| group.iter().any(|&index| !selection.replaces(&dataset.images[index], boxes)));
+    groups
 }
 
 fn require_masks(dataset: &Dataset) -> Result<(), DataError> {

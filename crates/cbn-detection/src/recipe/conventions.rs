@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::RecipeError;
 use super::schema::Recipe;
-use crate::data::{MaskPaste, MaskResize, ResizeRule, TransformConfig, TransformConventions};
+use crate::data::{
+    BarrenImages, MaskPaste, MaskResize, ResizeRule, SelectionConventions, TransformConfig, TransformConventions,
+};
 use crate::model::{
     AnchorCount, AnchorLayout, AnchorScope, BoxConventions, DetectorConfig, GtPlace, MaskConventions, RoiRule,
     RpnConventions, SuppressionScale,
@@ -44,6 +46,16 @@ impl Conventions {
             },
         };
         TransformConfig { conventions, ..config.clone() }
+    }
+
+    /// What is trained on.
+    pub(super) fn selection(self) -> SelectionConventions {
+        match self {
+            Self::House | Self::Torchvision => SelectionConventions::default(),
+            Self::Released => {
+                SelectionConventions { min_side_px: 32, reads_ignore: true, barren: BarrenImages::Replaced }
+            }
+        }
     }
 
     /// The detector with these conventions.

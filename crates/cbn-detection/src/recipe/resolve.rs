@@ -41,6 +41,7 @@ pub fn train_loader(recipe: &Recipe) -> LoaderConfig {
         seed: recipe.train.seed,
         aspect_grouping: recipe.data.aspect_grouping,
         with_masks: recipe.model.mask_head.is_some(),
+        selection: recipe.conventions.selection(),
         ..LoaderConfig::default()
     }
 }
