@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 
 # This file's folder has a module of torchvision's name: this one.
-sys.path.pop(0)
+sys.path = [folder for folder in sys.path if Path(folder).resolve() != Path(__file__).resolve().parent]
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ MODELS = {
 MAX_CALIBRATION_IMAGES = 4
 # Of logits and deltas; other layers' outputs have one of 1.
 OUTPUT_DEVIATIONS = {"cls_logits": 1.5, "cls_score": 1.2, "bbox_pred": 0.3, "mask_fcn_logits": 2.0}
+# The same layers' names in mmdetection.
+OUTPUT_DEVIATIONS |= {"rpn_cls": 1.5, "fc_cls": 1.2, "rpn_reg": 0.3, "fc_reg": 0.3, "conv_logits": 2.0}
 
 
 def read(path):
@@ -83,16 +85,14 @@ def from_zero(deviation, channels, distance, shut=0.125):
     return torch.where(torch.rand(channels) < shut, -distance, distance) * deviation
 
 
-def random_model(name, seed, images, distance=1.0):
-    """Random weights of a well-conditioned network. `distance`: how many standard deviations the values before a ReLU lie from zero on average.
+def randomize(model, distance):
+    """Random weights of a well-conditioned network, once it has seen images. `distance`: how many standard deviations the values before a ReLU lie from zero on average.
 
     No layer's outputs have a part in common to all places and regions: the last layers, whose scores must spread, would scale it away and with it the rounding
     of all layers before up, a hundredfold. Trained networks don't. And ReLUs are open more often than not: with values around zero, a random network of this depth is chaotic,
     and torchvision's own scores in f32 are up to 7e-5 from those in f64 (3e-6 with a distance of 1)."""
-    torch.manual_seed(seed)
-    model = MODELS[name](weights=None, weights_backbone=None, num_classes=91).eval()
     for key, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)):
             # Sixteen residual branches add up; at their full weight the activations would grow with each.
             nn.init.uniform_(module.weight, *((0.2, 0.6) if key.endswith("bn3") else (0.6, 1.4)))
             nn.init.normal_(module.bias, std=0.1)
@@ -111,6 +111,12 @@ def random_model(name, seed, images, distance=1.0):
             deviation = OUTPUT_DEVIATIONS.get(key.rpartition(".")[2], 1.0)
             before_relu = "fpn" not in key and key.rpartition(".")[2] not in OUTPUT_DEVIATIONS
             spread_outputs(module, deviation, from_zero(deviation, len(module.bias), distance * before_relu))
+
+
+def random_model(name, seed, images, distance=1.0):
+    torch.manual_seed(seed)
+    model = MODELS[name](weights=None, weights_backbone=None, num_classes=91).eval()
+    randomize(model, distance)
     with torch.no_grad():
         model(images)
     if not name.endswith("_v2"):
@@ -164,9 +170,10 @@ def detections_of(model, dataset, data):
 
 
 class Comparison:
-    """Partners of both sides' detections; each has one at most."""
+    """Partners of both sides' detections; each has one at most. `paste` lays their mask's probabilities into a box of an image of a size."""
 
-    def __init__(self, ours, theirs):
+    def __init__(self, ours, theirs, paste=paste):
+        self.paste = paste
         self.boxes, self.scores, self.mask_ious, self.matched, self.same_masks, self.looked_at = [0.0], [0.0], [], 0, 0, []
         self.total = max(len(ours), len(theirs))
         left = {}
@@ -206,11 +213,10 @@ class Comparison:
                 iou = decided
             self.mask_ious.append(iou)
 
-    @staticmethod
-    def decided_iou(ours, theirs):
-        """The IoU with torchvision's mask pasted into our box, and how many pixels near one half are left out."""
+    def decided_iou(self, ours, theirs):
+        """The IoU with their mask pasted into our box, and how many pixels near one half are left out."""
         found = rle.decode(ours["segmentation"]).astype(bool)
-        expected = paste(theirs["probabilities"], ours["bbox"], found.shape)
+        expected = self.paste(theirs["probabilities"], ours["bbox"], found.shape)
         undecided = np.abs(expected - 0.5) < MAX_SCORE_DIFFERENCE
         found, expected = (mask & ~undecided for mask in (found, expected >= 0.5))
         return (found & expected).sum() / max((found | expected).sum(), 1), undecided.sum()
