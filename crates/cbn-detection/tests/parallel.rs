@@ -71,6 +71,12 @@ fn losses(dir: &Path) -> Vec<Vec<f64>> {
     lines.map(|line| line["losses"].as_object().unwrap().values().map(|x| x.as_f64().unwrap()).collect()).collect()
 }
 
+/// In percent, of the first iteration.
+fn class_accuracy(dir: &Path) -> f64 {
+    let lines = log_lines(dir);
+    lines.iter().find(|line| line["event"] == "iteration").unwrap()["class_accuracy"].as_f64().unwrap()
+}
+
 fn largest_difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
@@ -102,6 +108,9 @@ fn two_processes_have_the_losses_and_gradients_of_one() {
         let [one, two] = dirs.each_ref().map(|dir| losses(dir.path()));
         // Losses of order 1, in sums of another order.
         assert!(largest_difference(&two, &one) < 1e-5, "{norm}: {one:?} {two:?}");
+        let [one, two] = dirs.each_ref().map(|dir| class_accuracy(dir.path()));
+        // One region of 1024 would be 0.1 %.
+        assert!((one - two).abs() < 1e-3 && (0.0..=100.0).contains(&one), "{norm}: {one} {two}");
         let [one, two] = dirs.each_ref().map(|dir| gradients(dir.path()));
         assert!(one.keys().eq(two.keys()) && one.len() > 20, "{norm}");
         let floats = |tensors: &NamedTensors, name: &String| tensors[name].iter::<f32>().collect::<Vec<f32>>();

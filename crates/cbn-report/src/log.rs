@@ -15,6 +15,7 @@ pub(crate) struct Iteration {
     #[serde(default)]
     pub(crate) losses: BTreeMap<String, Option<f64>>,
     pub(crate) loss: Option<f64>,
+    pub(crate) class_accuracy: Option<f64>,
     pub(crate) gradient_norm: Option<f64>,
     pub(crate) elapsed_s: Option<f64>,
     pub(crate) data_s: Option<f64>,

@@ -86,6 +86,7 @@ impl Detector {
             roi_box: roi.boxes.deltas,
             roi_mask: roi.mask,
             counts: LossCounts { anchors: rpn.count, rois: roi.num_rois, positives: roi.num_positives },
+            class_accuracy: roi.boxes.class_accuracy,
         }
     }
 

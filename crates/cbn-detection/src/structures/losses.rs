@@ -5,7 +5,7 @@ use cbn::process_group::Peers;
 ///
 /// # Shapes
 ///
-/// Every loss is `[1]`.
+/// Every loss is `[1]`, and so is the accuracy.
 #[derive(Debug, Clone)]
 pub struct Losses {
     /// RPN: object or background.
@@ -20,6 +20,8 @@ pub struct Losses {
     pub roi_mask: Option<Tensor<1>>,
     /// What the means are over.
     pub counts: LossCounts,
+    /// Percentage of the sampled rois that the box head classifies right, background included. It is no loss.
+    pub class_accuracy: Tensor<1>,
 }
 
 /// What the losses of one batch are divided by.
@@ -65,6 +67,7 @@ impl Losses {
             roi_box: self.roi_box * rois,
             roi_mask: self.roi_mask.map(|mask| mask * positives),
             counts: self.counts,
+            class_accuracy: self.class_accuracy * rois,
         }
     }
 
@@ -94,6 +97,7 @@ mod tests {
             roi_box: loss(8.0),
             roi_mask: Some(loss(16.0)),
             counts: LossCounts::default(),
+            class_accuracy: loss(50.0),
         };
         assert_eq!(losses.total().into_scalar::<f32>(), 31.0);
         assert_eq!(losses.named().len(), 5);

@@ -347,6 +347,7 @@ impl Trainer {
             learning_rate: report.learning_rate,
             losses: report.losses,
             loss: report.loss,
+            class_accuracy: report.class_accuracy,
             gradient_norm: report.gradient_norm,
             elapsed_s,
             data_s,

@@ -76,6 +76,8 @@ pub struct IterationRecord {
     pub losses: BTreeMap<&'static str, f64>,
     /// The sum.
     pub loss: f64,
+    /// Percentage of the sampled rois that the box head classified right, background included.
+    pub class_accuracy: f64,
     /// L2 norm over all gradients, before clipping.
     pub gradient_norm: f64,
     /// Of the whole iteration.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
 use cbn::process_group::Peers;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,6 +21,8 @@ pub struct StepReport {
     pub losses: BTreeMap<&'static str, f64>,
     /// Their sum.
     pub loss: f64,
+    /// Percentage of the sampled rois that the box head classified right; of several batches, the mean.
+    pub class_accuracy: f64,
     /// L2 norm over all gradients, before clipping.
     pub gradient_norm: f64,
     /// The rate of this step.
@@ -95,6 +98,7 @@ pub(super) struct Step<'a> {
     peers: &'a Peers,
     gradients: Option<GradientsParams>,
     losses: BTreeMap<&'static str, f64>,
+    class_accuracy: f64,
     num_batches: usize,
     forward_s: f64,
     backward_s: f64,
@@ -103,7 +107,17 @@ pub(super) struct Step<'a> {
 impl<'a> Step<'a> {
     pub(super) fn new(config: &'a TrainConfig, iteration: usize, peers: &'a Peers) -> Self {
         let losses = BTreeMap::new();
-        Self { config, iteration, peers, gradients: None, losses, num_batches: 0, forward_s: 0.0, backward_s: 0.0 }
+        Self {
+            config,
+            iteration,
+            peers,
+            gradients: None,
+            losses,
+            class_accuracy: 0.0,
+            num_batches: 0,
+            forward_s: 0.0,
+            backward_s: 0.0,
+        }
     }
 
     /// Adds a batch's share to the gradient: each batch counts alike. `places` are those of the images among the batches of all peers, which
@@ -122,9 +136,11 @@ impl<'a> Step<'a> {
         let seeds: Vec<u64> = (0..self.peers.size() * targets.len()).map(|_| rng.next_u64()).collect();
         let mut draws: Vec<ChaCha8Rng> = places.iter().map(|&i| ChaCha8Rng::seed_from_u64(seeds[i])).collect();
         let losses = detector.forward_train_on(images, targets, &mut draws).among(self.peers);
-        for (name, value) in finite(&losses, self.peers)? {
+        let (values, class_accuracy) = measured(&losses, self.peers)?;
+        for (name, value) in values {
             *self.losses.entry(name).or_default() += value * share;
         }
+        self.class_accuracy += class_accuracy * share;
         self.forward_s += began.elapsed().as_secs_f64();
 
         let began = Instant::now();
@@ -158,6 +174,7 @@ impl<'a> Step<'a> {
         let report = StepReport {
             loss: self.losses.values().sum(),
             losses: self.losses,
+            class_accuracy: self.class_accuracy,
             gradient_norm,
             learning_rate,
             forward_s: self.forward_s,
@@ -168,14 +185,17 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The losses over all processes: one that is not a number anywhere is none everywhere.
-fn finite(losses: &Losses, peers: &Peers) -> Result<BTreeMap<&'static str, f64>, StepError> {
+/// The losses, and the class accuracy, over all processes: a loss that is not a number anywhere is none everywhere.
+fn measured(losses: &Losses, peers: &Peers) -> Result<(BTreeMap<&'static str, f64>, f64), StepError> {
+    let number = |tensor: Tensor<1>| f64::from(tensor.into_scalar::<f32>());
     let (names, mut values): (Vec<_>, Vec<_>) =
-        losses.named().into_iter().map(|(name, loss)| (name, f64::from(loss.into_scalar::<f32>()))).unzip();
+        losses.named().into_iter().map(|(name, loss)| (name, number(loss))).unzip();
+    values.push(number(losses.class_accuracy.clone()));
     peers.sum_f64(&mut values);
+    let class_accuracy = values.pop().unwrap_or_default();
     let losses: BTreeMap<&'static str, f64> = names.into_iter().zip(values).collect();
     match losses.iter().find(|(_, value)| !value.is_finite()) {
         Some((&loss, &value)) => Err(StepError::Loss { loss, value, losses }),
-        None => Ok(losses),
+        None => Ok((losses, class_accuracy)),
     }
 }

@@ -21,6 +21,13 @@ pub(super) fn section(runs: &[Run]) -> Section {
             "Mean of neighbouring iterations; the shadow spans their lowest and highest.",
         ),
         single_losses(runs),
+        over_iterations(
+            runs,
+            "Class accuracy",
+            "% of regions",
+            &|record| record.class_accuracy,
+            "Of the regions that a step learns from, those whose class or background the box head has right.",
+        ),
         scores(runs),
         over_iterations(runs, "Learning rate", "learning rate", &|record| record.learning_rate, ""),
         over_iterations(runs, "Gradient norm", "L2 norm", &|record| record.gradient_norm, "Before clipping."),

@@ -1,7 +1,7 @@
 use burn::{
     module::Module,
     nn::loss::{CrossEntropyLossConfig, Reduction, SmoothL1LossConfig},
-    tensor::{Device, Tensor},
+    tensor::{Device, Int, Tensor},
 };
 use cbn::ops::Roi;
 
@@ -25,6 +25,8 @@ pub struct BoxLosses {
     pub class: Tensor<1>,
     /// Smooth L1 over the positives' four deltas of their class, summed and divided by the number of sampled rois.
     pub deltas: Tensor<1>,
+    /// The percentage of the sampled rois whose own class, or background, has the highest logit; no gradient flows through it. 0 without a roi.
+    pub class_accuracy: Tensor<1>,
 }
 
 /// Classifies proposals and refines their boxes.
@@ -66,14 +68,15 @@ impl BoxBranch {
         // Also without a roi: norms over a group wait for every process.
         let output = self.head.forward(pool_rois(pyramid, &rois, &self.config.pool));
         if rois.is_empty() {
-            return BoxLosses { class: nothing(output.class_logits), deltas: nothing(output.deltas) };
+            let class_accuracy = Tensor::zeros([1], &device);
+            return BoxLosses { class: nothing(output.class_logits), deltas: nothing(output.deltas), class_accuracy };
         }
         let goal =
             BoxGoal::new(samples, targets, &BoxCoder::new(self.config.box_weights, self.config.conventions.clamp));
-        let class = CrossEntropyLossConfig::new()
-            .init(&device)
-            .forward(output.class_logits, host::indices(&goal.logit_indices, &device));
-        BoxLosses { class, deltas: self.delta_loss(output.deltas, goal) }
+        let of_goal = host::indices(&goal.logit_indices, &device);
+        let class_accuracy = percent_right(output.class_logits.clone().detach(), of_goal.clone());
+        let class = CrossEntropyLossConfig::new().init(&device).forward(output.class_logits, of_goal);
+        BoxLosses { class, deltas: self.delta_loss(output.deltas, goal), class_accuracy }
     }
 
     fn delta_loss(&self, pred_deltas: Tensor<2>, goal: BoxGoal) -> Tensor<1> {
@@ -137,6 +140,16 @@ pub(super) fn nothing<const D: usize>(outputs: Tensor<D>) -> Tensor<1> {
     outputs.sum().mul_scalar(0.0)
 }
 
+/// How many rows of a hundred have their highest logit where it should be (mmdetection 0.6 `accuracy`).
+///
+/// # Shapes
+///
+/// `[N, K + 1]`, `[N]` to `[1]`.
+fn percent_right(logits: Tensor<2>, expected: Tensor<1, Int>) -> Tensor<1> {
+    let num_rows = expected.dims()[0];
+    logits.argmax(1).reshape([num_rows]).equal(expected).float().sum() * (100.0 / num_rows as f64)
+}
+
 /// What the box head should say about the sampled rois of a batch.
 struct BoxGoal {
     /// One per roi: 0 for background, 1 + label for an object.
@@ -159,5 +172,26 @@ impl BoxGoal {
             goal.deltas.extend(positives.map(|(roi, &gt_index)| coder.encode(&targets.boxes[gt_index], roi)));
         }
         goal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The percentages that mmdetection 0.6.2 `accuracy` gives for these logits.
+    #[test]
+    fn background_counts_among_what_is_right() {
+        let device = Device::flex();
+        let logits = Tensor::<2>::from_floats(
+            [[2.0, 1.0, -1.0], [0.5, 0.25, 0.75], [-3.0, -2.0, -4.0], [0.0, 1.0, 5.0], [1.0, 0.0, 0.5]],
+            &device,
+        );
+        let percent = |expected: [i32; 5]| {
+            percent_right(logits.clone(), Tensor::from_ints(expected, &device)).into_scalar::<f32>()
+        };
+        assert_eq!(percent([0, 2, 1, 2, 0]), 100.0);
+        assert_eq!(percent([0, 0, 1, 1, 0]), 60.0);
+        assert_eq!(percent([1, 0, 0, 0, 1]), 0.0);
     }
 }
