@@ -126,7 +126,7 @@ fn run_pixel<T: Target>(
             }
             y.len() - first
         };
-        epilogue.finish::<T>(&mut sums[..count], first, offset + first, (None, &mut y[first..first + count]));
+        epilogue.finish::<T>(&sums[..count], first, offset + first, (None, &mut y[first..first + count]));
         first += count;
     }
 }

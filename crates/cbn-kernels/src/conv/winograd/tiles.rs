@@ -384,12 +384,7 @@ fn outputs_of<T: Target, F, const N: usize, const P: usize, const M: usize, cons
                 if count == PANEL {
                     epilogue.finish::<T>(sums, first, start, (stream.as_ref(), &mut y[start..start + PANEL]));
                 } else {
-                    epilogue.finish::<T>(
-                        &mut sums[..count],
-                        first,
-                        start,
-                        (stream.as_ref(), &mut y[start..start + count]),
-                    );
+                    epilogue.finish::<T>(&sums[..count], first, start, (stream.as_ref(), &mut y[start..start + count]));
                 }
             }
         }
