@@ -44,7 +44,7 @@ pub fn load(
         if config.replace_class_heads { categories.to_vec() } else { known_categories(found, categories)? };
     // A plan needs an epoch; nothing here trains.
     let plan = resolve(recipe, DataFacts { num_classes: categories.len(), iterations_per_epoch: 1 })?;
-    let detector = Detector::init(&plan.model, device);
+    let detector = Detector::init_to_load(&plan.model, device);
     let loaded = config.load_detector(detector, &weights).with_context(describe)?;
     check_pixels(config, &loaded, &plan.transform)?;
     report(&loaded);

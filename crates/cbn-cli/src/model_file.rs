@@ -29,7 +29,7 @@ impl TrainedModel {
         let saved: Plan = serde_json::from_value(checkpoint.info.plan.clone())
             .with_context(|| format!("checkpoint {} carries no plan that this version reads", path.display()))?;
         let plan = plan_of(saved)?;
-        let detector = checkpoint.restore_for_inference(path, Detector::init(&plan.model, device))?.valid();
+        let detector = checkpoint.restore_for_inference(path, Detector::init_to_load(&plan.model, device))?.valid();
         Ok(Self { detector, plan, categories: checkpoint.info.categories })
     }
 }

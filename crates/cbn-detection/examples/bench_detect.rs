@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [weights] = server::arguments();
     let device = Device::flex();
     let config = DetectorConfig::new(NUM_CLASSES).with_mask_head(MaskBranchConfig::default());
-    let detector = load_detector(Detector::init(&config, &device), &StateDict::read(Path::new(&weights))?)?;
+    let detector = load_detector(Detector::init_to_load(&config, &device), &StateDict::read(Path::new(&weights))?)?;
     let transform = TransformConfig::default();
     let category_ids: Vec<u64> = (1..=NUM_CLASSES as u64).collect();
 

@@ -26,15 +26,24 @@ impl Detector {
     ///
     /// If the configuration is not valid; see [`DetectorConfig::validate`].
     pub fn init(config: &DetectorConfig, device: &Device) -> Self {
+        materialize(Self::init_to_load(config, device))
+    }
+
+    /// The same, for weights that come from elsewhere: each is drawn when it is first used without having been loaded.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::init`].
+    pub fn init_to_load(config: &DetectorConfig, device: &Device) -> Self {
         if let Err(error) = config.validate() {
             panic!("{error}");
         }
-        materialize(Self {
+        Self {
             backbone: config.backbone.init(device),
             neck: config.neck.init(&config.backbone.depth.out_channels(), device),
             rpn: config.rpn.init(config.neck.channels, device),
             roi: RoiHeads::init(config, device),
-        })
+        }
     }
 
     /// The losses of one step. `rng` draws the anchors and proposals that the step learns from, with one number for each image: who has drawn n

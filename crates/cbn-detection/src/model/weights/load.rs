@@ -260,9 +260,9 @@ impl ModuleMapper for Loader<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(data) = self.values_for(&param.dims()) else { return param };
-        let (id, old, mapper) = param.consume();
-        let new = Tensor::from_data(data, &old.device()).set_require_grad(old.is_require_grad());
-        Param::from_mapped_value(id, new, mapper)
+        // Nothing here draws a weight that is then replaced.
+        let Some(data) = self.values_for(&param.lazy_shape()) else { return param };
+        let (id, new) = (param.id, Tensor::from_data(data, &param.lazy_device()));
+        param.transform_for_load(new, id)
     }
 }
