@@ -116,6 +116,11 @@ fn regions(batch: usize, channels: [usize; 2], [in_height, in_width]: [usize; 2]
     ConvShape { batch, in_height, in_width, ..square(channels, 7, 3, 1) }
 }
 
+/// So few tiles for so large a weight that it is transformed part by part.
+fn few_tiles(padding: [usize; 2]) -> ConvShape {
+    ConvShape { padding, ..square([330, 290], 10, 3, 1) }
+}
+
 /// Whether it computes tiles, or maps, at a time, so that all of their outputs read all of their inputs.
 fn is_tiled(algorithm: Algorithm) -> bool {
     !matches!(algorithm, Algorithm::Gemm | Algorithm::Depthwise)
@@ -141,6 +146,12 @@ fn detector_shapes_agree_with_the_definition() {
     check(&square([130, 65], 7, 3, 1));
     check(&square([512, 64], 6, 3, 1));
     check(&square([512, 16], 24, 3, 1));
+}
+
+#[test]
+fn few_tiles_of_many_channels_agree_with_the_definition() {
+    check(&few_tiles([1, 1]));
+    check(&few_tiles([2, 0]));
 }
 
 /// Their data gradients join the phases of the stride in one product; sizes that the stride does not divide leave parts of blocks.
@@ -185,6 +196,7 @@ fn the_number_of_threads_changes_no_bit() {
         stem,
         depthwise,
         regions(131, [32, 70], [7, 7]),
+        few_tiles([1, 1]),
     ] {
         for method in methods(&shape) {
             let on = |threads| {
@@ -332,6 +344,7 @@ fn a_packed_weight_gives_the_same_bits() {
     check_packed(&square([3, 64], 33, 7, 2));
     check_packed(&square([16, 130], 29, 3, 1));
     check_packed(&square([65, 130], 5, 3, 1));
+    check_packed(&few_tiles([1, 1]));
     check_packed(&square([64, 12], 40, 1, 1));
     check_packed(&ConvShape { groups: 2, ..square([32, 150], 9, 3, 2) });
     check_packed(&ConvShape { groups: 7, ..square([7, 7], 8, 3, 1) });
@@ -375,6 +388,7 @@ fn two_weight_gradients_have_the_bits_of_two_calls() {
     check_pair(&square([65, 130], 29, 3, 1));
     check_pair(&regions(70, [65, 130], [7, 7]));
     check_pair(&regions(70, [65, 70], [14, 14]));
+    check_pair(&few_tiles([1, 1]));
     check_pair(&square([3, 64], 33, 7, 2));
     check_pair(&square([512, 70], 23, 1, 1));
     check_pair(&ConvShape { groups: 2, ..square([32, 150], 19, 3, 2) });

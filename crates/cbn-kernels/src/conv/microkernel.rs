@@ -27,9 +27,10 @@ per_isa! {
 
 per_isa! {
     /// `tile[i][j] = sum_k rows[i][k] * panel[k][j]`: as [`multiply_rows`] for near rows that lie `stride` apart. What is `ahead` is brought to the
-    /// second-level cache in the meantime.
+    /// second-level cache in the meantime. If `goes_on`, the sums start from what is in the tile: the bits are those of one product with all rows
+    /// of both panels.
     pub(crate) fn multiply_near_rows(
-        rows: (&[f32], usize), panel: (&[f32], usize), tile: &mut [f32], ahead: [Ahead; 2],
+        rows: (&[f32], usize), panel: (&[f32], usize), tile: &mut [f32], goes_on: bool, ahead: [Ahead; 2],
     ) = multiply_near_rows_body
 }
 
@@ -130,6 +131,7 @@ pub(super) fn even_rows<const R: usize>(
 struct NearRows<'a> {
     rows: &'a [f32],
     stride: usize,
+    goes_on: bool,
     ahead: [Ahead; 2],
 }
 
@@ -138,9 +140,10 @@ fn multiply_near_rows_body<T: Target>(
     (rows, stride): (&[f32], usize),
     panel: (&[f32], usize),
     tile: &mut [f32],
+    goes_on: bool,
     ahead: [Ahead; 2],
 ) {
-    multiply::<T>(&mut NearRows { rows, stride, ahead }, panel, tile);
+    multiply::<T>(&mut NearRows { rows, stride, goes_on, ahead }, panel, tile);
 }
 
 impl Product for NearRows<'_> {
@@ -152,20 +155,21 @@ impl Product for NearRows<'_> {
         for (block, tile) in tile.chunks_mut(R * right.width).enumerate() {
             let left = even_rows::<R>(self.rows, self.stride, [block * R, count], depth);
             let walks = self.ahead.map(|ahead| ahead.walk(block, blocks, depth));
-            let sums = near_row_block::<T, R, V>(left, right, walks);
+            let sums = if self.goes_on { stored::<R, V>(tile, right) } else { [[[0.0; LANES]; V]; R] };
+            let sums = near_row_block::<T, R, V>(sums, left, right, walks);
             store(&sums, right, tile, false);
         }
     }
 }
 
-/// [`row_block`] with walks, as [`transposed_block`].
+/// [`row_block`] with walks, as [`transposed_block`], added to `sums`.
 #[inline(always)]
 fn near_row_block<T: Target, const R: usize, const V: usize>(
+    mut sums: [[[f32; LANES]; V]; R],
     left: [&[f32]; R],
     right: Right<'_>,
     [mut first, mut second]: [Walk; 2],
 ) -> [[[f32; LANES]; V]; R] {
-    let mut sums = [[[0.0; LANES]; V]; R];
     let depth = left[0].len();
     for (k, row) in right.panel.chunks_exact(right.width).take(depth).enumerate() {
         let row = load::<V>(row, right.column);
@@ -261,6 +265,16 @@ pub(super) fn fused_multiply_add<T: Target, const V: usize>(
             sums[v][l] = T::mul_add(left, right[v][l], sums[v][l]);
         }
     }
+}
+
+/// What [`store`] stored.
+#[inline(always)]
+fn stored<const R: usize, const V: usize>(tile: &[f32], right: Right<'_>) -> [[[f32; LANES]; V]; R] {
+    let mut sums = [[[0.0; LANES]; V]; R];
+    for (sums, tile) in sums.iter_mut().zip(tile.chunks_exact(right.width)) {
+        *sums = load::<V>(tile, right.column);
+    }
+    sums
 }
 
 #[inline(always)]

@@ -35,8 +35,8 @@ use crate::out::{self, Out};
 
 /// Winograd's channels. From so many on the weight gradient gains too: 1.3 times at 16 channels, twice at 32, three times at 64.
 const MIN_CHANNELS: usize = 16;
-/// Below this many small tiles reading the transformed weight costs more than the products it saves.
-const MIN_TILES: usize = 48;
+/// Below this many small tiles transforming the weight costs more than the products it saves (measured at 128, 256 and 512 channels: six to nine).
+const MIN_TILES: usize = 8;
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Algorithm {
     /// The faster algorithm for the convolution and its data gradient.
     ///
     /// Winograd has fewer products but more traffic: it transforms the weight, so it needs some tiles to share it, and the
-    /// maps, so it needs some channels. Large tiles where the map's edges leave them a tenth fewer products than small ones
+    /// maps, so it needs some channels. Large tiles where there are some, the map's edges leave them a tenth fewer products than small ones
     /// have, and there are at most 512 channels, for accuracy; both where there are many small maps; the Fourier transform where there
     /// are many of 7 x 7. A kernel of 7 or 8 taps per side and stride 2 is one of 4 taps on joined pixels.
     pub fn choose(shape: &ConvShape) -> Self {

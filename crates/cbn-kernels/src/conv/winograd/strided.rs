@@ -88,7 +88,7 @@ fn run_band(task: &Task<'_>, shape: &ConvShape, x: &[f32], band: usize, y: &mut 
         for tiles in blocks(0..per_band, block(TILE)) {
             let strides = Strides::new(joined.channels, tiles.len());
             with_scratch(TILE.frequencies() * strides.frequency, |v| {
-                transform_inputs(task.kernels, joined, &one_band, tiles.clone(), strides, v);
+                transform_inputs(task.kernels, (joined, 0..joined.channels), &one_band, tiles.clone(), strides, v);
                 task.multiply(v, strides, band * per_band + tiles.start..band * per_band + tiles.end, y);
             });
         }

@@ -15,9 +15,12 @@ pub enum TileSize {
 impl TileSize {
     /// The faster size for a convolution and its data gradient whose error stays within 1e-5.
     ///
-    /// Large tiles have an error of 6e-6 at 256 channels, twice that of small ones, and both grow with the root of the channels.
+    /// Large tiles have an error of 6e-6 at 256 channels, twice that of small ones, and both grow with the root of the channels. Some tiles must share
+    /// the weight, of which they transform 64 numbers for each 9 instead of 36.
     pub(crate) fn choose(shape: &ConvShape) -> Self {
-        if Self::Six.is_accurate(shape) && Self::has_large_fewer_products(shape) { Self::Six } else { Self::Four }
+        /// Measured between 16 and 24 at 128, 256 and 512 channels.
+        const MIN_TILES: usize = 24;
+        Self::large_if(Self::Six.is_accurate(shape), MIN_TILES, shape)
     }
 
     /// Whether the error of the convolution and its data gradient stays within 1e-5.
@@ -32,8 +35,14 @@ impl TileSize {
     pub(crate) fn choose_for_weight_gradient(shape: &ConvShape) -> Self {
         /// Measured between 70 and 250.
         const MIN_TILES: usize = 100;
+        Self::large_if(true, MIN_TILES, shape)
+    }
+
+    /// Large tiles if they are accurate, so many at least, and have fewer products.
+    fn large_if(is_accurate: bool, min_tiles: usize, shape: &ConvShape) -> Self {
         let tiles = Self::Six.count(shape.batch, shape.out_height(), shape.out_width());
-        if tiles >= MIN_TILES && Self::has_large_fewer_products(shape) { Self::Six } else { Self::Four }
+        let is_large = is_accurate && tiles >= min_tiles && Self::has_large_fewer_products(shape);
+        if is_large { Self::Six } else { Self::Four }
     }
 
     /// Whether large tiles have a tenth fewer products, those of tiles that reach over the edge included.

@@ -113,9 +113,10 @@ impl Strides {
 }
 
 per_isa! {
-    /// `V = B^T d B` of the inputs of `tiles`.
-    pub(super) fn transform_inputs(map: Map<'_>, tiling: &Tiling<'_>, tiles: Range<usize>, strides: Strides, v: &mut [f32])
-        = transform_inputs_body
+    /// `V = B^T d B` of some channels of the inputs of `tiles`.
+    pub(super) fn transform_inputs(
+        map: (Map<'_>, Range<usize>), tiling: &Tiling<'_>, tiles: Range<usize>, strides: Strides, v: &mut [f32],
+    ) = transform_inputs_body
 }
 
 per_isa! {
@@ -135,7 +136,7 @@ per_isa! {
 
 #[inline(always)]
 fn transform_inputs_body<T: Target>(
-    map: Map<'_>,
+    map: (Map<'_>, Range<usize>),
     tiling: &Tiling<'_>,
     tiles: Range<usize>,
     strides: Strides,
@@ -153,7 +154,7 @@ fn transform_inputs_body<T: Target>(
 
 #[inline(always)]
 fn inputs_of<F: Transform2d<N, P>, const N: usize, const P: usize>(
-    map: Map<'_>,
+    (map, channels): (Map<'_>, Range<usize>),
     tiling: &Tiling<'_>,
     tiles: Range<usize>,
     strides: Strides,
@@ -169,9 +170,9 @@ fn inputs_of<F: Transform2d<N, P>, const N: usize, const P: usize>(
     let mut half = F::EMPTY;
     for (i, tile) in tiles.enumerate() {
         let (rectangle, next) = (rectangle(tile), rectangle(tile + 1));
-        for c in (0..map.channels).step_by(LANES) {
+        for c in channels.clone().step_by(LANES) {
             next.prefetch(map, common_columns, c);
-            let out = &mut v[i * strides.tile + c..];
+            let out = &mut v[i * strides.tile + c - channels.start..];
             let store = |f: usize, lanes: Lanes| {
                 lanes.store(&mut out[f * strides.frequency..]);
                 prefetch(out, f * strides.frequency + LANES);

@@ -9,7 +9,8 @@
 
 use rayon::prelude::*;
 
-use super::filter::gather_weight_gradient;
+use super::few_tiles;
+use super::filter::{gather_panel, gather_weight_gradient};
 use super::tile_size::Tile;
 use super::tiles::{Map, Strides, Tiling, transform_inputs, transform_output_gradients};
 use crate::ahead::Ahead;
@@ -69,6 +70,9 @@ fn sum<const N: usize>(
     let frequencies = maps.frequencies();
     let (source, target) = (maps.x.channels, maps.target());
     let groups = rayon::current_num_threads().max(2).min(tiles.div_ceil(maps.group));
+    if few_tiles::are_few(tiles, [source, target]) && tiles <= groups * maps.group {
+        return sum_slabs(kernels, maps, tiles, grad_weights, accumulate);
+    }
     let group_len = maps.group_len();
     let du_stride = panels_len(target, source);
     with_scratch(N * frequencies * du_stride + groups * group_len, |scratch| {
@@ -92,6 +96,49 @@ fn sum<const N: usize>(
         for (grad_weight, du) in grad_weights.into_iter().zip(du.chunks_exact(frequencies * du_stride)) {
             let du = (du, du_stride);
             gather_weight_gradient(kernels, maps.tiling.tile, du, [source, target], grad_weight, accumulate);
+        }
+    });
+}
+
+/// [`sum`] of few tiles, whose time is that of writing and reading `dU`: by slabs of it, each of which is gathered while it is near.
+fn sum_slabs<const N: usize>(
+    kernels: Kernels,
+    maps: &Maps<'_, N>,
+    tiles: usize,
+    grad_weights: [&mut [f32]; N],
+    accumulate: bool,
+) {
+    /// Input channels of a slab; a multiple of [`ROWS`].
+    const SLAB: usize = 6 * ROWS;
+    let (source, frequencies) = (maps.x.channels, maps.frequencies());
+    let group_len = maps.group_len();
+    let group_tiles = |j: usize| maps.group.min(tiles.saturating_sub(j * maps.group));
+    with_scratch(tiles.div_ceil(maps.group) * group_len, |scratch| {
+        scratch.par_chunks_mut(group_len).enumerate().for_each(|(j, group)| {
+            let start = j * maps.group;
+            maps.transform(kernels, start..start + group_tiles(j), group);
+        });
+        let scratch = &*scratch;
+        for (gradient, grad_weight) in grad_weights.into_iter().enumerate() {
+            grad_weight.par_chunks_mut(PANEL * source * 9).enumerate().for_each(|(panel, grad_weight)| {
+                let width = panel_width(maps.target(), panel * PANEL);
+                let stride = SLAB * width + LANES;
+                with_scratch(frequencies * stride, |du| {
+                    for start in (0..source).step_by(SLAB) {
+                        let sources = start..source.min(start + SLAB);
+                        for (f, du) in du.chunks_exact_mut(stride).enumerate() {
+                            let du = &mut du[..sources.len() * width];
+                            for (j, group) in scratch.chunks_exact(group_len).enumerate() {
+                                let [v, dm] = maps.part_of([gradient, f, panel], start, group, group_tiles(j));
+                                let ahead = [Ahead::of(&du[..0]); 3];
+                                multiply_transposed(kernels, v, dm, du, j > 0, ahead);
+                            }
+                        }
+                        let du = (&*du, stride, width);
+                        gather_panel(kernels, maps.tiling.tile, du, source, sources, grad_weight, accumulate);
+                    }
+                });
+            });
         }
     });
 }
@@ -146,7 +193,7 @@ impl<const N: usize> Maps<'_, N> {
     fn transform(&self, kernels: Kernels, tiles: std::ops::Range<usize>, group: &mut [f32]) {
         let v_strides = self.v_strides();
         let (v, mut dm) = group.split_at_mut(self.v_len());
-        transform_inputs(kernels, self.x, &self.tiling, tiles.clone(), v_strides, v);
+        transform_inputs(kernels, (self.x, 0..self.x.channels), &self.tiling, tiles.clone(), v_strides, v);
         for grad_y in self.grad_ys {
             for first in (0..self.target()).step_by(PANEL) {
                 let strides = self.dm_strides(first);
@@ -161,10 +208,20 @@ impl<const N: usize> Maps<'_, N> {
     /// tile stride.
     fn part<'a>(&self, i: usize, group: &'a [f32], tiles: usize) -> [(&'a [f32], usize); 2] {
         let panels = self.target().div_ceil(PANEL);
-        let (gradient, frequency, panel) =
-            (i / panels / self.frequencies(), i / panels % self.frequencies(), i % panels);
+        let place = [i / panels / self.frequencies(), i / panels % self.frequencies(), i % panels];
+        self.part_of(place, 0, group, tiles)
+    }
+
+    /// `V` from channel `source` on, and `dM`, of a gradient, frequency and panel.
+    fn part_of<'a>(
+        &self,
+        [gradient, frequency, panel]: [usize; 3],
+        source: usize,
+        group: &'a [f32],
+        tiles: usize,
+    ) -> [(&'a [f32], usize); 2] {
         let (v_strides, dm_strides) = (self.v_strides(), self.dm_strides(panel * PANEL));
-        let v = &group[frequency * v_strides.frequency..][..tiles * v_strides.tile];
+        let v = &group[frequency * v_strides.frequency + source..][..tiles * v_strides.tile];
         let dm = &group[self.v_len() + gradient * self.dm_len()..];
         let dm_start = panel * self.dm_len_of(0) + frequency * dm_strides.frequency;
         let dm = &dm[dm_start..][..tiles * dm_strides.tile];
