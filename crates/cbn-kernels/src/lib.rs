@@ -22,6 +22,7 @@ mod row_dots;
 mod scratch;
 mod sgd;
 mod stream;
+mod transpose;
 mod upsample_add;
 mod window_sums;
 

@@ -155,8 +155,12 @@ impl Product for NearRows<'_> {
         for (block, tile) in tile.chunks_mut(R * right.width).enumerate() {
             let left = even_rows::<R>(self.rows, self.stride, [block * R, count], depth);
             let walks = self.ahead.map(|ahead| ahead.walk(block, blocks, depth));
-            let sums = if self.goes_on { stored::<R, V>(tile, right) } else { [[[0.0; LANES]; V]; R] };
-            let sums = near_row_block::<T, R, V>(sums, left, right, walks);
+            // Two loops: where one begins with either, the compiler keeps the sums in memory first.
+            let sums = if self.goes_on {
+                near_row_block::<T, R, V>(stored(tile, right), left, right, walks)
+            } else {
+                near_row_block::<T, R, V>([[[0.0; LANES]; V]; R], left, right, walks)
+            };
             store(&sums, right, tile, false);
         }
     }

@@ -10,6 +10,7 @@ use super::tile_size::{HAS_3_TAPS, Tile};
 use super::transforms::{Filter, FilterGradient, Four, Six};
 use crate::conv::microkernel::{LANES, PANEL, panel_width};
 use crate::isa::{Kernels, Target, per_isa, prefetch};
+use crate::transpose::transpose;
 
 const TAPS: usize = 9;
 
@@ -86,17 +87,21 @@ fn transform_panel_body<T: Target>(
     panel: &mut [f32],
 ) {
     match tile {
-        Tile::F4x3 => panel_of::<Square<Filter<Four>, 6>>(weight, channels, direction, part, panel),
-        Tile::F6x3 => panel_of::<Square<Filter<Six>, 8>>(weight, channels, direction, part, panel),
-        Tile::F46x3 => panel_of::<Separable<Filter<Four>, Filter<Six>, 6, 8>>(weight, channels, direction, part, panel),
-        Tile::F64x3 => panel_of::<Separable<Filter<Six>, Filter<Four>, 8, 6>>(weight, channels, direction, part, panel),
-        Tile::Whole => panel_of::<FilterSpectra>(weight, channels, direction, part, panel),
+        Tile::F4x3 => panel_of::<T, Square<Filter<Four>, 6>>(weight, channels, direction, part, panel),
+        Tile::F6x3 => panel_of::<T, Square<Filter<Six>, 8>>(weight, channels, direction, part, panel),
+        Tile::F46x3 => {
+            panel_of::<T, Separable<Filter<Four>, Filter<Six>, 6, 8>>(weight, channels, direction, part, panel)
+        }
+        Tile::F64x3 => {
+            panel_of::<T, Separable<Filter<Six>, Filter<Four>, 8, 6>>(weight, channels, direction, part, panel)
+        }
+        Tile::Whole => panel_of::<T, FilterSpectra>(weight, channels, direction, part, panel),
         Tile::F5x4 => unreachable!("{HAS_3_TAPS}"),
     }
 }
 
 #[inline(always)]
-fn panel_of<F: Transform2d<3, 3>>(
+fn panel_of<T: Target, F: Transform2d<3, 3>>(
     weight: &[f32],
     [source, target]: [usize; 2],
     direction: Direction,
@@ -109,40 +114,92 @@ fn panel_of<F: Transform2d<3, 3>>(
         Direction::Backward => (TAPS, target * TAPS),
     };
     let stride = u_stride(sources.len(), width);
+    let corner = |source: usize, column: usize| (first + column) * target_stride + source * source_stride;
     let mut half = F::EMPTY;
-    for (i, s, column) in places(&sources, source, width) {
-        let mut square = [[Lanes::ZERO; 3]; 3];
-        for lane in 0..LANES.min(target.saturating_sub(first + column)) {
-            let start = (first + column + lane) * target_stride + s * source_stride;
-            for (tap, value) in weight[start..start + TAPS].iter().enumerate() {
-                let tap = if direction == Direction::Forward { tap } else { TAPS - 1 - tap };
-                square[tap / 3][tap % 3].0[lane] = *value;
-            }
+    let mut taps = [[Lanes::ZERO; TAPS]; LANES];
+    for (start, column, next) in blocks(&sources, width) {
+        let valid = LANES.min(target.saturating_sub(first + column));
+        let taps = &mut taps[..LANES.min(sources.end - start)];
+        let at = corner(start, column);
+        match direction {
+            Direction::Forward => read_rows::<T>(weight, at, target_stride, valid, taps),
+            Direction::Backward => read_mirrored_columns::<T>(weight, at, source_stride, valid, taps),
         }
-        let u = &mut panel[i * width + column..];
-        F::apply(
-            |r, s| square[r][s],
-            |f, lanes| {
-                lanes.store(&mut u[f * stride..]);
-                prefetch(u, f * stride + LANES);
-            },
-            &mut half,
-        );
+        for (i, taps) in taps.iter().enumerate() {
+            let place = |source: usize, column: usize| (source - sources.start + i) * width + column;
+            let ahead = place(next[0], next[1]) - place(start, column);
+            let u = &mut panel[place(start, column)..];
+            F::apply(
+                |r, s| taps[r * 3 + s],
+                |f, lanes| {
+                    lanes.store(&mut u[f * stride..]);
+                    prefetch(u, f * stride + ahead);
+                },
+                &mut half,
+            );
+        }
     }
 }
 
-/// The order in which a panel is transformed: place among `sources`, channel, and first of 16 columns.
-///
-/// What is written of all channels fills no cache, and is written line by line; a slab does, and is read from as many streams of memory as
-/// the first-level cache holds: see `pack_panel`.
+/// The blocks of a panel that are moved at a time, 16 source channels and 16 columns, by their first ones; and those of the block behind.
 #[inline(always)]
-fn places(sources: &Range<usize>, source: usize, width: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    let at_once = if sources.len() < source { LANES } else { width };
-    let start = sources.start;
-    let columns = move |first: usize| (first..width.min(first + at_once)).step_by(LANES);
-    (0..width).step_by(at_once.max(1)).flat_map(move |first| {
-        (0..sources.len()).flat_map(move |i| columns(first).map(move |column| (i, start + i, column)))
+fn blocks(sources: &Range<usize>, width: usize) -> impl Iterator<Item = (usize, usize, [usize; 2])> {
+    sources.clone().step_by(LANES).flat_map(move |source| {
+        (0..width).step_by(LANES).map(move |column| {
+            let next = if column + LANES < width { [source, column + LANES] } else { [source + LANES, 0] };
+            (source, column, next)
+        })
     })
+}
+
+/// The taps of some source channels, each a row of `weight` from `at` on for each of 16 target channels, of which `valid` are there.
+#[inline(always)]
+fn read_rows<T: Target>(weight: &[f32], at: usize, stride: usize, valid: usize, taps: &mut [[Lanes; TAPS]]) {
+    if T::IS_WIDE && valid == LANES && taps.len() == LANES {
+        let taps = taps.as_flattened_mut();
+        for i in (0..LANES * TAPS).step_by(LANES) {
+            transpose::<T>(|lane| &weight[at + lane * stride + i..], |j, lanes| taps[i + j].0 = *lanes);
+        }
+        return;
+    }
+    for (s, taps) in taps.iter_mut().enumerate() {
+        *taps = [Lanes::ZERO; TAPS];
+        for lane in 0..valid {
+            for (taps, value) in taps.iter_mut().zip(&weight[at + lane * stride + s * TAPS..][..TAPS]) {
+                taps.0[lane] = *value;
+            }
+        }
+    }
+}
+
+/// The mirrored taps of some source channels, each of which is a row of `weight` from `at` on for 16 target channels, of which `valid` are there.
+#[inline(always)]
+fn read_mirrored_columns<T: Target>(
+    weight: &[f32],
+    at: usize,
+    stride: usize,
+    valid: usize,
+    taps: &mut [[Lanes; TAPS]],
+) {
+    for (s, taps) in taps.iter_mut().enumerate() {
+        let taps: &mut [Lanes; TAPS] = taps;
+        let at = at + s * stride;
+        if T::IS_WIDE && valid == LANES && weight.len() >= at + LANES * TAPS + LANES {
+            let mirrored = |tap: usize, lanes: &[f32; LANES]| {
+                if tap < TAPS {
+                    taps[TAPS - 1 - tap].0 = *lanes;
+                }
+            };
+            transpose::<T>(|lane| &weight[at + lane * TAPS..], mirrored);
+            continue;
+        }
+        *taps = [Lanes::ZERO; TAPS];
+        for lane in 0..valid {
+            for (tap, value) in weight[at + lane * TAPS..][..TAPS].iter().enumerate() {
+                taps[TAPS - 1 - tap].0[lane] = *value;
+            }
+        }
+    }
 }
 
 #[inline(always)]
@@ -203,19 +260,23 @@ fn gather_panel_body<T: Target>(
     type Wide = Separable<FilterGradient<Four>, FilterGradient<Six>, 3, 3>;
     type High = Separable<FilterGradient<Six>, FilterGradient<Four>, 3, 3>;
     match tile {
-        Tile::F4x3 => gather_of::<Square<FilterGradient<Four>, 3>, 6, 6>(du, source, sources, grad_weight, accumulate),
-        Tile::F6x3 => gather_of::<Square<FilterGradient<Six>, 3>, 8, 8>(du, source, sources, grad_weight, accumulate),
-        Tile::F46x3 => gather_of::<Wide, 6, 8>(du, source, sources, grad_weight, accumulate),
-        Tile::F64x3 => gather_of::<High, 8, 6>(du, source, sources, grad_weight, accumulate),
+        Tile::F4x3 => {
+            gather_of::<T, Square<FilterGradient<Four>, 3>, 6, 6>(du, source, sources, grad_weight, accumulate)
+        }
+        Tile::F6x3 => {
+            gather_of::<T, Square<FilterGradient<Six>, 3>, 8, 8>(du, source, sources, grad_weight, accumulate)
+        }
+        Tile::F46x3 => gather_of::<T, Wide, 6, 8>(du, source, sources, grad_weight, accumulate),
+        Tile::F64x3 => gather_of::<T, High, 8, 6>(du, source, sources, grad_weight, accumulate),
         Tile::Whole => {
-            gather_of::<FilterGradientSums, 1, { fourier::PRODUCTS }>(du, source, sources, grad_weight, accumulate);
+            gather_of::<T, FilterGradientSums, 1, { fourier::PRODUCTS }>(du, source, sources, grad_weight, accumulate);
         }
         Tile::F5x4 => unreachable!("{HAS_3_TAPS}"),
     }
 }
 
 #[inline(always)]
-fn gather_of<F: Transform2d<N, P>, const N: usize, const P: usize>(
+fn gather_of<T: Target, F: Transform2d<N, P>, const N: usize, const P: usize>(
     (du, stride, width): (&[f32], usize, usize),
     source: usize,
     sources: Range<usize>,
@@ -223,20 +284,60 @@ fn gather_of<F: Transform2d<N, P>, const N: usize, const P: usize>(
     accumulate: bool,
 ) {
     let valid = grad_weight.len() / (source * TAPS);
+    let corner = |source_channel: usize, column: usize| (column * source + source_channel) * TAPS;
     let mut half = F::EMPTY;
-    for (i, s, column) in places(&sources, source, valid) {
-        let mut taps = [Lanes::ZERO; TAPS];
-        let load = |y, x| {
-            let at = (y * P + x) * stride + i * width + column;
-            prefetch(du, at + 2 * LANES);
-            Lanes::load(&du[at..])
-        };
-        F::apply(load, |tap, lanes| taps[tap] = lanes, &mut half);
-        for lane in 0..LANES.min(valid - column) {
-            let out = &mut grad_weight[((column + lane) * source + s) * TAPS..][..TAPS];
-            for (out, lanes) in out.iter_mut().zip(&taps) {
-                *out = lanes.0[lane] + if accumulate { *out } else { 0.0 };
-            }
+    let mut taps = [[Lanes::ZERO; TAPS]; LANES];
+    for (start, column, next) in blocks(&sources, valid) {
+        let taps = &mut taps[..LANES.min(sources.end - start)];
+        for (i, taps) in taps.iter_mut().enumerate() {
+            let place = |source: usize, column: usize| (source - sources.start + i) * width + column;
+            let (at, next) = (place(start, column), place(next[0], next[1]));
+            let load = |y, x| {
+                let frequency = (y * P + x) * stride;
+                prefetch(du, frequency + next);
+                Lanes::load(&du[frequency + at..])
+            };
+            F::apply(load, |tap, lanes| taps[tap] = lanes, &mut half);
+        }
+        let lanes = LANES.min(valid - column);
+        write_rows::<T>(
+            taps,
+            lanes,
+            grad_weight,
+            [corner(start, column), corner(next[0], next[1])],
+            source * TAPS,
+            accumulate,
+        );
+    }
+}
+
+/// Writes or adds what [`read_rows`] would read.
+#[inline(always)]
+fn write_rows<T: Target>(
+    taps: &[[Lanes; TAPS]],
+    valid: usize,
+    weight: &mut [f32],
+    [at, next]: [usize; 2],
+    stride: usize,
+    accumulate: bool,
+) {
+    let ahead = next.wrapping_sub(at);
+    let mut write = |at: usize, values: &[f32]| {
+        prefetch(weight, at.wrapping_add(ahead));
+        for (out, value) in weight[at..at + values.len()].iter_mut().zip(values) {
+            *out = value + if accumulate { *out } else { 0.0 };
+        }
+    };
+    let taps = taps.as_flattened();
+    if T::IS_WIDE && valid == LANES && taps.len() == LANES * TAPS {
+        for i in (0..LANES * TAPS).step_by(LANES) {
+            transpose::<T>(|j| &taps[i + j].0, |lane, values| write(at + lane * stride + i, values));
+        }
+        return;
+    }
+    for lane in 0..valid {
+        for (i, taps) in taps.iter().enumerate() {
+            write(at + lane * stride + i, &taps.0[lane..=lane]);
         }
     }
 }
