@@ -20,6 +20,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,8 +55,12 @@ MODELS = {
 MAX_CALIBRATION_IMAGES = 4
 # Of logits and deltas; other layers' outputs have one of 1.
 OUTPUT_DEVIATIONS = {"cls_logits": 1.5, "cls_score": 1.2, "bbox_pred": 0.3, "mask_fcn_logits": 2.0}
-# The same layers' names in mmdetection.
+# The same layers' names in mmdetection and in detectron2.
 OUTPUT_DEVIATIONS |= {"rpn_cls": 1.5, "fc_cls": 1.2, "rpn_reg": 0.3, "fc_reg": 0.3, "conv_logits": 2.0}
+OUTPUT_DEVIATIONS |= {"objectness_logits": 1.5, "anchor_deltas": 0.3, "predictor": 2.0}
+# Norms at the end of a residual branch and of a shortcut, which add up; detectron2's names stand behind.
+BRANCH_ENDS = re.compile(r"bn3$|res\d\.\d+\.conv3\.norm$")
+SHORTCUT_ENDS = re.compile(r"downsample\.1$|shortcut\.norm$")
 
 
 def read(path):
@@ -94,10 +99,10 @@ def randomize(model, distance):
     for key, module in model.named_modules():
         if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)):
             # Sixteen residual branches add up; at their full weight the activations would grow with each.
-            nn.init.uniform_(module.weight, *((0.2, 0.6) if key.endswith("bn3") else (0.6, 1.4)))
+            nn.init.uniform_(module.weight, *((0.2, 0.6) if BRANCH_ENDS.search(key) else (0.6, 1.4)))
             nn.init.normal_(module.bias, std=0.1)
             # What residual branches add up must not meet at zero again.
-            shut = 0.0 if key.endswith(("bn3", "downsample.1")) else 0.125
+            shut = 0.0 if BRANCH_ENDS.search(key) or SHORTCUT_ENDS.search(key) else 0.125
             module.bias.data += from_zero(module.weight.data, len(module.bias), distance, shut)
             # The images' own statistics become the running ones.
             module.momentum = 1.0
