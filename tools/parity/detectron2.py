@@ -1,6 +1,6 @@
 """detectron2 0.6 against `cbn test` with the same weights on real images, from file to file.
 
-    python tools/parity/detectron2.py CBN DATA SOURCES [--images 2] [--seeds 0] [--models mask_gn ...]
+    python tools/parity/detectron2.py CBN DATA SOURCES [--images 2] [--side 800] [--seeds 0] [--models mask_gn ...]
 
 CBN is the built program, DATA a folder in COCO's format (val.json, images/), SOURCES the unpacked source archive of `pb1-detectron2` 0.6, an upload to PyPI by somebody else than
 detectron2's authors of their Python files and configurations of 0.6. Its set-up cannot run (the C++ sources are not in it) and need not: regions are pooled and near-duplicates found by
@@ -10,8 +10,7 @@ termcolor 3.3, cloudpickle 3.1.3, matplotlib 3.11.
 Models are built from the configurations of detectron2's zoo by its own code, which writes a `.pth` with its `DetectionCheckpointer`. The same weights as the zoo has them, a `.pkl` of NumPy arrays, are read
 by detectron2's `DefaultPredictor`, which finds what is compared, and by `cbn test` as well: the same has to be found from both files.
 
-Two things differ and are taken out. detectron2's anchors are not rounded to whole pixels: they are here. Its images are resized by Pillow, which gives other bytes than ours: only images with a shorter side of
-480 are taken, and are not resized.
+`cbn test` gets recipes/detectron2, whose `conventions = "detectron2"` are what is compared; heads are set as in the model's configuration.
 
 Weights are random, see tools/parity/torchvision.py, whose limits these are. Exit code 1 if one is not met.
 """
@@ -38,7 +37,7 @@ spec = importlib.util.spec_from_file_location("detections", HERE / "torchvision.
 detections = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(detections)
 
-SHORTER_SIDE = 480
+RECIPES = HERE.parents[1] / "recipes" / "detectron2"
 FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 # The box head of the zoo's Misc/mask_rcnn_R_50_FPN_3x_{gn,syncbn}.
@@ -59,37 +58,7 @@ MODELS = {
     "mask_bn": (MASK, heads_with("BN")),
     "mask_gn": (MASK, heads_with("GN")),
 }
-RECIPE = """
-description = "what detectron2's zoo configures"
-[model.backbone]
-depth = "r50"
-frozen_stages = 1
-stride_in_1x1 = {stride_in_1x1}
-[model.rpn]
-anchors = {{ sizes = [[32], [64], [128], [256], [512]], aspect_ratios = [0.5, 1.0, 2.0] }}
-test_proposals = {{ pre_nms_top_n = 1000, post_nms_top_n = 1000 }}
-[model.box_head]
-head = "{head}"
-pool = {{ side = 7, sampling_ratio = 0, aligned = true }}
-{mask_head}
-[norm]
-backbone = "frozen"
-neck = {norm}
-box_head = {norm}
-{mask_norm}
-[data.transform]
-min_side_px = [{side}]
-max_side_px = 1333
-pixel_mean = [123.675, 116.28, 103.53]
-pixel_std = [58.395, 57.12, 57.375]
-[train]
-length = {{ iterations = 1 }}
-batch_size = 1
-learning_rate = 0.01
-"""
-MASK_HEAD = """[model.mask_head]
-pool = { side = 14, sampling_ratio = 0, aligned = true }"""
-RECIPE_NORMS = {"": '"none"', "BN": '"bn"', "GN": '{ kind = "gn", groups = 32 }'}
+NORMS = {"": '"none"', "BN": '"bn"', "GN": '{ kind = "gn", groups = 32 }'}
 
 
 def load_detectron2(sources):
@@ -111,14 +80,14 @@ def load_detectron2(sources):
     rcnn.detector_postprocess = kept
 
 
-def config_of(name):
+def config_of(name, side):
     from detectron2 import model_zoo
     from detectron2.config import get_cfg
 
     file, options = MODELS[name]
     config = get_cfg()
     config.merge_from_file(model_zoo.get_config_file(file))
-    config.merge_from_list(["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", SHORTER_SIDE, *options])
+    config.merge_from_list(["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", side, *options])
     return config
 
 
@@ -165,19 +134,19 @@ def save(model, folder):
     return folder / "model_final.pth", folder / "model_final.pkl"
 
 
-def write_recipe(config, path):
+def settings_of(config):
+    """What the recipe has otherwise."""
     heads = config.MODEL.ROI_BOX_HEAD
-    has_masks = config.MODEL.MASK_ON
-    norm = RECIPE_NORMS[heads.NORM]
-    recipe = RECIPE.format(
-        side=SHORTER_SIDE,
-        stride_in_1x1=str(config.MODEL.RESNETS.STRIDE_IN_1X1).lower(),
-        head="four_conv_one_fc" if heads.NUM_CONV else "two_fc",
-        norm=norm,
-        mask_norm=f"mask_head = {norm}" if has_masks else "",
-        mask_head=MASK_HEAD if has_masks else "",
-    )
-    path.write_text(recipe)
+    settings = {
+        "data.transform.min_side_px": f"[{config.INPUT.MIN_SIZE_TEST}]",
+        "model.backbone.stride_in_1x1": str(config.MODEL.RESNETS.STRIDE_IN_1X1).lower(),
+        "model.box_head.head": '"four_conv_one_fc"' if heads.NUM_CONV else '"two_fc"',
+        "norm.neck": NORMS[config.MODEL.FPN.NORM],
+        "norm.box_head": NORMS[heads.NORM],
+    }
+    if config.MODEL.MASK_ON:
+        settings["norm.mask_head"] = NORMS[config.MODEL.ROI_MASK_HEAD.NORM]
+    return [option for key, value in settings.items() for option in ("--set", f"{key}={value}")]
 
 
 def paste(probabilities, bbox, size):
@@ -199,37 +168,33 @@ def detections_in(image, path, predictor, categories):
         yield detection
 
 
-def ours_of(program, recipe, weights, is_rgb, folder):
-    """What `cbn test` finds. That pixels were RGB is told to `cbn convert`, as the files don't tell."""
-    output = folder / "found.json"
-    if is_rgb:
+def ours_of(program, config, weights, folder):
+    """What `cbn test` finds. That pixels are RGB is told to `cbn convert`, as the files don't tell."""
+    recipe = RECIPES / ("mask_rcnn_r50_fpn_1x.toml" if config.MODEL.MASK_ON else "faster_rcnn_r50_fpn_1x.toml")
+    settings, output = settings_of(config), folder / "found.json"
+    if config.INPUT.FORMAT == "RGB":
         converted = folder / "converted.safetensors"
-        detections.run([program, "convert", weights, converted, "--recipe", recipe, "--annotations", folder / "val.json", "--style", "pytorch"])
+        detections.run([program, "convert", weights, converted, "--recipe", recipe, "--annotations", folder / "val.json", "--style", "pytorch", *settings])
         weights = converted
-    detections.run([program, "test", recipe, weights, "--data", folder, "--out", output, "--json"])
+    detections.run([program, "test", recipe, weights, "--data", folder, "--out", output, "--json", *settings])
     return json.loads(output.read_text())
 
 
-def compare(program, name, seed, dataset, folder):
+def compare(program, config, label, seed, dataset, folder):
     from detectron2.engine import DefaultPredictor
 
-    config = config_of(name)
     paths = [str(folder / "images" / image["file_name"]) for image in dataset["images"]]
     pth, pkl = save(random_model(config, seed, paths[0]), folder)
-    recipe = folder / "recipe.toml"
-    write_recipe(config, recipe)
-    ours, from_pkl = (ours_of(program, recipe, weights, config.INPUT.FORMAT == "RGB", folder) for weights in (pth, pkl))
+    ours, from_pkl = (ours_of(program, config, weights, folder) for weights in (pth, pkl))
     config.MODEL.WEIGHTS = str(pkl)
     predictor = DefaultPredictor(config)
-    for anchors in predictor.model.proposal_generator.anchor_generator.cell_anchors:
-        anchors.round_()
     categories = sorted(category["id"] for category in dataset["categories"])
     theirs = [found for image, path in zip(dataset["images"], paths) for found in detections_in(image, path, predictor, categories)]
     is_same = ours == from_pkl
     if not is_same:
         print("  the .pkl finds something else than the .pth")
     comparison = detections.Comparison(ours, theirs, paste)
-    print(f"{name} seed {seed}, {len(paths)} images: {comparison}", flush=True)
+    print(f"{label}, seed {seed}, {len(paths)} images: {comparison}", flush=True)
     return is_same & comparison.is_good() & has_same_ap(ours, theirs, dataset, config.MODEL.MASK_ON)
 
 
@@ -250,21 +215,21 @@ def main():
     parser.add_argument("sources", type=Path)
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--first", type=int, default=0, help="skips so many images")
+    parser.add_argument("--side", type=int, default=800, help="what the shorter side of an image is resized to")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     load_detectron2(args.sources)
     dataset = json.loads((args.data / "val.json").read_text())
-    images = [image for image in dataset["images"] if min(image["width"], image["height"]) == SHORTER_SIDE]
-    dataset["images"] = images[args.first :][: args.images]
+    dataset["images"] = dataset["images"][args.first :][: args.images]
     ids = {image["id"] for image in dataset["images"]}
     dataset["annotations"] = [annotation for annotation in dataset["annotations"] if annotation["image_id"] in ids]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "val.json").write_text(json.dumps(dataset))
         os.symlink((args.data / "images").absolute(), folder / "images")
-        results = [compare(args.program, name, seed, dataset, folder) for name in args.models for seed in args.seeds]
+        results = [compare(args.program, config_of(name, args.side), name, seed, dataset, folder) for name in args.models for seed in args.seeds]
     sys.exit(not all(results))
 
 

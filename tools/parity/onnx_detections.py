@@ -3,7 +3,7 @@
     python tools/parity/onnx_detections.py CBN RECIPE CHECKPOINT DATA [--set ...]
 
 CBN is the built program, DATA a folder with val.json and images/. Onnx 1.23, onnxruntime 1.32, opencv 5.0, torch 2.11, torchvision 0.26. Images are resized and masks
-pasted as the file's metadata says: by OpenCV with the released conventions, by torchvision with its own. With the house's, `min_side_px` of the recipe must be the shorter
+pasted as the file's metadata says: by OpenCV with the released conventions, by torchvision with its own, resized by Pillow with detectron2's. With the house's, `min_side_px` of the recipe must be the shorter
 side of every image: then nothing is resized, and the networks alone are compared. Exit code 1 if a detection has no partner.
 """
 
@@ -76,10 +76,12 @@ def resized(pixels, transform):
     if rule == "open_cv":
         pixels = cv2.resize(pixels, (int(width * factor + 0.5), int(height * factor + 0.5)), interpolation=cv2.INTER_LINEAR)
         return pixels.astype(np.float32).transpose(2, 0, 1), [factor, factor]
+    if rule == "pillow":
+        pixels = np.asarray(Image.fromarray(pixels).resize((int(width * factor + 0.5), int(height * factor + 0.5)), Image.BILINEAR))
     floats = pixels.astype(np.float32).transpose(2, 0, 1)
     if rule == "torchvision":
         floats = torch.nn.functional.interpolate(torch.tensor(floats[None]), scale_factor=factor, mode="bilinear", recompute_scale_factor=True)[0].numpy()
-    else:
+    elif rule == "rounded":
         assert factor == 1, f"{width} x {height} would be resized"
     return floats, [floats.shape[2] / width, floats.shape[1] / height]
 

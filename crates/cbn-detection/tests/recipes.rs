@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use cbn::norm::cbn::{HistoryGradient, HistoryStorage, WindowSpan};
 use cbn::{BatchNormConfig, CbnConfig, FrozenNormConfig, GroupNormConfig, NormConfig};
 use cbn_detection::data::{MaskPaste, MaskResize, ResizeRule, TransformConfig, TransformConventions};
-use cbn_detection::model::{AnchorLayout, BoxHeadKind, DetectorConfig, MaskBranchConfig, MaskConventions};
+use cbn_detection::model::{
+    AnchorCount, AnchorLayout, BoxHeadKind, DetectorConfig, MaskBranchConfig, MaskConventions, ProposalConfig,
+    RoiPoolConfig,
+};
 use cbn_detection::ops::BestCandidates;
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, RecipeError, resolve};
 use cbn_detection::structures::{BoxConvention, MaskTarget};
@@ -48,7 +51,8 @@ learning_rate = 0.02
 fn every_recipe_here_resolves_and_its_plan_survives_json() {
     let mut num_recipes = 0;
     let entries = |dir: PathBuf| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let paths = entries(recipe_dir()).filter(|path| path.is_file()).chain(entries(recipe_dir().join("torchvision")));
+    let of_others = ["torchvision", "detectron2"].map(|library| entries(recipe_dir().join(library)));
+    let paths = entries(recipe_dir()).filter(|path| path.is_file()).chain(of_others.into_iter().flatten());
     for path in paths {
         let recipe = Recipe::load(&path, &[]).unwrap();
         let plan = resolve(&recipe, COCO).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -56,7 +60,7 @@ fn every_recipe_here_resolves_and_its_plan_survives_json() {
         assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan, "{}", path.display());
         num_recipes += 1;
     }
-    assert_eq!(num_recipes, 19);
+    assert_eq!(num_recipes, 21);
 }
 
 #[test]
@@ -446,6 +450,35 @@ fn torchvision_model(is_v2: bool, has_masks: bool) -> DetectorConfig {
     let conventions = MaskConventions { target: MaskTarget::Interpolated };
     model.mask_head = has_masks.then(|| MaskBranchConfig { norm, conventions, ..MaskBranchConfig::default() });
     model
+}
+
+/// detectron2 0.6 `config/defaults.py` and `configs/Base-RCNN-FPN.yaml`: the defaults of this library, but for what stands here.
+#[test]
+fn detectron2s_recipes_have_detectron2s_numbers() {
+    for (name, has_masks) in [("faster_rcnn_r50_fpn_1x", false), ("mask_rcnn_r50_fpn_1x", true)] {
+        let plan = plan(&format!("detectron2/{name}.toml"), &[]).unwrap();
+        let mut model = DetectorConfig::new(80);
+        model.backbone.frozen_stages = 1;
+        model.backbone.stride_in_1x1 = true;
+        model.backbone.norm = NormConfig::Frozen(FrozenNormConfig::default());
+        model.rpn.conventions.anchors = AnchorLayout::CornersUnrounded;
+        model.rpn.conventions.best = BestCandidates::KeptOrAll;
+        model.rpn.conventions.count = AnchorCount::BatchSize;
+        model.rpn.train_proposals = ProposalConfig { pre_nms_top_n: 2000, post_nms_top_n: 1000 };
+        model.rpn.smooth_l1_beta = 1e-6;
+        model.box_head.smooth_l1_beta = 1e-6;
+        model.box_head.pool = RoiPoolConfig { sampling_ratio: 0, aligned: true, ..model.box_head.pool };
+        model.mask_head = has_masks.then(|| {
+            let head = MaskBranchConfig::default();
+            MaskBranchConfig { pool: RoiPoolConfig { sampling_ratio: 0, aligned: true, ..head.pool }, ..head }
+        });
+        assert_eq!(plan.model, model, "{name}");
+        let conventions = TransformConventions { resize: ResizeRule::Pillow, ..TransformConventions::default() };
+        let min_side_px = vec![640, 672, 704, 736, 768, 800];
+        assert_eq!(plan.transform, TransformConfig { conventions, min_side_px, ..TransformConfig::default() });
+        assert_eq!(plan.train.num_iterations, 90_000);
+        assert_eq!(plan.train.schedule.drops, [60_000, 80_000]);
+    }
 }
 
 #[test]

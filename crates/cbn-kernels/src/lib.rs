@@ -16,6 +16,7 @@ mod nms;
 mod out;
 mod paste;
 mod pool;
+mod resample;
 mod resize;
 pub mod roi_align;
 mod row_dots;
@@ -39,6 +40,7 @@ pub use self::moments::{Clipped, affine, affine_in_place, channel_moments, norm_
 pub use self::nms::{nms, nms_reference};
 pub use self::paste::{MaskSampling, paste_mask};
 pub use self::pool::MaxPool;
+pub use self::resample::resample_bilinear_u8;
 pub use self::resize::{resize_bilinear_f32, resize_bilinear_torch, resize_bilinear_u8};
 pub use self::roi_align::{PyramidLevel, PyramidRoi, Roi, RoiAlign};
 pub use self::roi_align::{pyramid_roi_align, pyramid_roi_align_backward};

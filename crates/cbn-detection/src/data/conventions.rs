@@ -14,6 +14,9 @@ pub enum ResizeRule {
     Rounded,
     /// Sides are rounded, bytes interpolated in OpenCV's fixed point; boxes follow the factor before rounding (mmcv 0.2 `imrescale`).
     OpenCv,
+    /// Sides are rounded after each of two scalings, bytes interpolated as Pillow does it, without gaps between what is read where an image shrinks; boxes
+    /// follow the sides (detectron2 0.6 `ResizeShortestEdge`).
+    Pillow,
     /// Sides are rounded down, floats interpolated; boxes follow the sides (torchvision 0.26 `GeneralizedRCNNTransform`).
     Torchvision,
 }

@@ -111,14 +111,17 @@ impl TransformConfig {
 
     fn to_side(&self, original: ImageSize, min_side_px: usize, flip: bool) -> Transform {
         let factor = factor(original, min_side_px, self.max_side_px);
-        let rounding = match self.conventions.resize {
-            ResizeRule::Rounded | ResizeRule::OpenCv => 0.5,
-            ResizeRule::Torchvision => 0.0,
-        };
-        let side = |side: usize| ((side as f64 * factor + rounding) as usize).max(1);
-        let resized = ImageSize::new(side(original.height), side(original.width));
+        let sides = [original.height, original.width].map(|side| side as f64);
+        let scaled = sides.map(|side| side * factor);
+        let [height, width] = match self.conventions.resize {
+            ResizeRule::Rounded | ResizeRule::OpenCv => scaled.map(|side| side + 0.5),
+            ResizeRule::Pillow => scaled_twice(sides, min_side_px, self.max_side_px).map(|side| side + 0.5),
+            ResizeRule::Torchvision => scaled,
+        }
+        .map(|side| (side as usize).max(1));
+        let resized = ImageSize::new(height, width);
         let box_scale = match self.conventions.resize {
-            ResizeRule::Rounded | ResizeRule::Torchvision => None,
+            ResizeRule::Rounded | ResizeRule::Pillow | ResizeRule::Torchvision => None,
             ResizeRule::OpenCv => Some(factor as f32),
         };
         Transform { conventions: self.conventions, box_scale, ..Transform::new(original, resized, flip) }
@@ -129,6 +132,16 @@ impl TransformConfig {
 fn factor(original: ImageSize, min_side_px: usize, max_side_px: usize) -> f64 {
     let (height, width) = (original.height as f64, original.width as f64);
     (min_side_px as f64 / height.min(width)).min(max_side_px as f64 / height.max(width))
+}
+
+/// Both sides, first with the shorter one at its length and then, if that is too much, with the longer one at its own: where a side ends on one half, rounding may
+/// tell them from the sides times [`factor`] (detectron2 0.6 `ResizeShortestEdge.get_output_shape`).
+fn scaled_twice(sides: [f64; 2], min_side_px: usize, max_side_px: usize) -> [f64; 2] {
+    let shorter = sides[0].min(sides[1]);
+    let scale = min_side_px as f64 / shorter;
+    let scaled = sides.map(|side| if side == shorter { min_side_px as f64 } else { scale * side });
+    let longer = scaled[0].max(scaled[1]);
+    if longer <= max_side_px as f64 { scaled } else { scaled.map(|side| side * (max_side_px as f64 / longer)) }
 }
 
 /// A resize and, perhaps, a mirroring, applied alike to an image, its boxes and its masks.
@@ -179,7 +192,7 @@ impl Transform {
         self.conventions.masks
     }
 
-    /// Changes colours, resizes (bilinear between pixel centres without antialiasing) and mirrors.
+    /// Changes colours, resizes (bilinear between pixel centres; [`ResizeRule`] has the details) and mirrors.
     ///
     /// # Panics
     ///
@@ -266,6 +279,7 @@ fn resize(image: &RgbImage, size: ImageSize, rule: ResizeRule) -> Pixels {
     match rule {
         _ if from == to && rule != ResizeRule::Torchvision => Pixels::Bytes(image.as_raw().clone()),
         ResizeRule::Rounded => Pixels::Bytes(resize_fast(image, size).into_raw()),
+        ResizeRule::Pillow => Pixels::Bytes(cbn_kernels::resample_bilinear_u8(image.as_raw(), from, 3, to)),
         ResizeRule::OpenCv => Pixels::Bytes(cbn_kernels::resize_bilinear_u8(image.as_raw(), from, 3, to)),
         ResizeRule::Torchvision => {
             let floats: Vec<f32> = image.as_raw().iter().map(|&byte| f32::from(byte)).collect();
@@ -298,6 +312,18 @@ mod tests {
         assert_eq!(fit(ImageSize::new(426, 640)), ImageSize::new(800, 1202));
         // The long side limits: 1333 / 640 = 2.0828.
         assert_eq!(fit(ImageSize::new(640, 359)), ImageSize::new(1333, 748));
+    }
+
+    #[test]
+    fn two_scalings_round_as_detectron2() {
+        let conventions = TransformConventions { resize: ResizeRule::Pillow, ..TransformConventions::default() };
+        let config = TransformConfig { conventions, ..TransformConfig::default() };
+        let fit = |height, width| config.for_test(ImageSize::new(height, width)).resized;
+        assert_eq!(fit(480, 640), ImageSize::new(800, 1067));
+        assert_eq!(fit(640, 359), ImageSize::new(1333, 748));
+        // detectron2 0.6 `ResizeShortestEdge.get_output_shape(.., 800, 1333)`; with one factor the first sides are 667 and 65.
+        assert_eq!(fit(78, 156), ImageSize::new(666, 1333));
+        assert_eq!(fit(60, 1240), ImageSize::new(64, 1333));
     }
 
     #[test]

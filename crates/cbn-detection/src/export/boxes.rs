@@ -146,7 +146,9 @@ fn level_anchors(graph: &mut Graph, config: &RpnConfig, (index, level): (usize, 
                 let quotient = graph.op("Div", &[&padded[axis as usize - 2], &side], vec![]);
                 graph.op("Cast", &[&quotient], vec![int("to", FLOAT)])
             }
-            AnchorLayout::Corners | AnchorLayout::InclusivePixels => graph.float(STRIDES[index] as f32),
+            AnchorLayout::Corners | AnchorLayout::CornersUnrounded | AnchorLayout::InclusivePixels => {
+                graph.float(STRIDES[index] as f32)
+            }
         };
         let empty = graph.ints(&[]);
         let side = graph.op("Reshape", &[&side, &empty], vec![]);

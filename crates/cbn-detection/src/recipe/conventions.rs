@@ -23,6 +23,8 @@ pub enum Conventions {
     House,
     /// torchvision 0.26 `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn`.
     Torchvision,
+    /// detectron2 0.6 with the configurations of its model zoo, but for what docs/parity.md lists.
+    Detectron2,
     /// The code released with the paper, a fork of mmdetection 0.6.
     Released,
 }
@@ -38,6 +40,7 @@ impl Conventions {
                 masks: MaskResize::TorchNearest,
                 paste: MaskPaste::PaddedWholePixels,
             },
+            Self::Detectron2 => TransformConventions { resize: ResizeRule::Pillow, ..TransformConventions::default() },
             Self::Released => TransformConventions {
                 resize: ResizeRule::OpenCv,
                 boxes: BoxConvention::LegacyInclusive,
@@ -51,7 +54,7 @@ impl Conventions {
     /// What is trained on.
     pub(super) fn selection(self) -> SelectionConventions {
         match self {
-            Self::House | Self::Torchvision => SelectionConventions::default(),
+            Self::House | Self::Torchvision | Self::Detectron2 => SelectionConventions::default(),
             Self::Released => {
                 SelectionConventions { min_side_px: 32, reads_ignore: true, barren: BarrenImages::Replaced }
             }
@@ -63,7 +66,7 @@ impl Conventions {
         config.rpn.conventions = self.rpn(config.rpn.negative_iou);
         config.box_head.conventions = self.boxes(config.box_head.positive_iou);
         let rule = match self {
-            Self::House | Self::Torchvision => RoiRule::Torchvision,
+            Self::House | Self::Torchvision | Self::Detectron2 => RoiRule::Torchvision,
             Self::Released => RoiRule::Released,
         };
         config.box_head.pool.rule = rule;
@@ -71,7 +74,7 @@ impl Conventions {
             mask_head.pool.rule = rule;
             mask_head.conventions = MaskConventions {
                 target: match self {
-                    Self::House => MaskTarget::Rounded,
+                    Self::House | Self::Detectron2 => MaskTarget::Rounded,
                     Self::Torchvision => MaskTarget::Interpolated,
                     Self::Released => MaskTarget::WholePixels,
                 },
@@ -89,6 +92,12 @@ impl Conventions {
                 best: BestCandidates::KeptOrAll,
                 ..RpnConventions::default()
             },
+            Self::Detectron2 => RpnConventions {
+                anchors: AnchorLayout::CornersUnrounded,
+                best: BestCandidates::KeptOrAll,
+                count: AnchorCount::BatchSize,
+                ..RpnConventions::default()
+            },
             Self::Released => RpnConventions {
                 boxes: BoxConvention::LegacyInclusive,
                 anchors: AnchorLayout::InclusivePixels,
@@ -102,7 +111,7 @@ impl Conventions {
 
     fn boxes(self, min_iou: f32) -> BoxConventions {
         match self {
-            Self::House | Self::Torchvision => BoxConventions::default(),
+            Self::House | Self::Torchvision | Self::Detectron2 => BoxConventions::default(),
             Self::Released => BoxConventions {
                 boxes: BoxConvention::LegacyInclusive,
                 clamp: DeltaClamp::Both,
@@ -130,7 +139,7 @@ pub(super) fn refuse_elsewhere(recipe: &Recipe) -> Result<(), RecipeError> {
         Some((key, _)) => Err(RecipeError::Value {
             key,
             found: "given".to_owned(),
-            expected: "but a recipe sets all conventions together: conventions = \"house\", \"torchvision\" or \"released\"",
+            expected: "but a recipe sets all conventions together: conventions = \"house\", \"torchvision\", \"detectron2\" or \"released\"",
         }),
         None => Ok(()),
     }

@@ -17,6 +17,8 @@ pub enum AnchorLayout {
     /// The same, but apart by padded image size over map size, rounded down (torchvision 0.26 `AnchorGenerator`): less than the
     /// stride at P6 where a padded side is no multiple of 64.
     CornersByQuotient,
+    /// Around the same corners, with sides that are not rounded (detectron2 0.6 `DefaultAnchorGenerator`).
+    CornersUnrounded,
     /// Around the middle of each cell's first pixels, `(stride - 1) / 2`, in whole inclusive pixels (mmdetection 0.6).
     InclusivePixels,
 }
@@ -41,6 +43,8 @@ pub enum AnchorCount {
     Sampled,
     /// The sampled positives of each image, or one if there is none, and its negatives, or one (mmdetection 0.6).
     AtLeastOneOfEach,
+    /// As many anchors as may be sampled (detectron2 0.6 `RPN.losses`).
+    BatchSize,
 }
 
 /// Where ground-truth boxes stand among the proposals that they join in training.

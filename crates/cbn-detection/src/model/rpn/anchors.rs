@@ -23,6 +23,7 @@ impl AnchorGenerator {
     pub fn new(config: &AnchorConfig, layout: AnchorLayout) -> Self {
         let cell = |(level, sizes): (usize, &Vec<f32>)| match layout {
             AnchorLayout::Corners | AnchorLayout::CornersByQuotient => cell_anchors(sizes, &config.aspect_ratios),
+            AnchorLayout::CornersUnrounded => unrounded_cell_anchors(sizes, &config.aspect_ratios),
             AnchorLayout::InclusivePixels => {
                 inclusive_cell_anchors(sizes, &config.aspect_ratios, STRIDES[level] as f32)
             }
@@ -35,7 +36,9 @@ impl AnchorGenerator {
         let cell = &self.cells[level];
         let [row_stride, column_stride] = match self.layout {
             AnchorLayout::CornersByQuotient => [padded[0] / height, padded[1] / width],
-            AnchorLayout::Corners | AnchorLayout::InclusivePixels => [STRIDES[level]; 2],
+            AnchorLayout::Corners | AnchorLayout::CornersUnrounded | AnchorLayout::InclusivePixels => {
+                [STRIDES[level]; 2]
+            }
         };
         let mut anchors = Vec::with_capacity(height * width * cell.len());
         for row in 0..height {
@@ -56,6 +59,20 @@ fn cell_anchors(sizes: &[f32], aspect_ratios: &[f32]) -> Vec<BBox> {
         for size in sizes {
             let half_width = (width_ratio * size / 2.0).round_ties_even();
             let half_height = (height_ratio * size / 2.0).round_ties_even();
+            anchors.push(BBox::new(-half_width, -half_height, half_width, half_height));
+        }
+    }
+    anchors
+}
+
+/// The same with the numbers of detectron2 0.6 `DefaultAnchorGenerator.generate_cell_anchors`, which has `f64` until here.
+fn unrounded_cell_anchors(sizes: &[f32], aspect_ratios: &[f32]) -> Vec<BBox> {
+    let mut anchors = Vec::with_capacity(sizes.len() * aspect_ratios.len());
+    for &ratio in aspect_ratios {
+        for &size in sizes {
+            let width = (f64::from(size).powi(2) / f64::from(ratio)).sqrt();
+            let height = f64::from(ratio) * width;
+            let [half_width, half_height] = [width, height].map(|side| (side / 2.0) as f32);
             anchors.push(BBox::new(-half_width, -half_height, half_width, half_height));
         }
     }
@@ -130,6 +147,28 @@ mod tests {
         assert_eq!(inclusive(2), [[-83., -37., 98., 52.], [-56., -56., 71., 71.], [-37., -83., 52., 98.]]);
         assert_eq!(inclusive(3), [[-165., -75., 196., 106.], [-112., -112., 143., 143.], [-75., -165., 106., 196.]]);
         assert_eq!(inclusive(4), [[-330., -149., 393., 212.], [-224., -224., 287., 287.], [-149., -330., 212., 393.]]);
+    }
+
+    #[test]
+    fn unrounded_anchors_are_those_of_detectron2() {
+        // detectron2 0.6 `DefaultAnchorGenerator(sizes = [[32], .., [512]], aspect_ratios = [[0.5, 1.0, 2.0]], strides = [4, .., 64], offset = 0.0)`.
+        let anchors = AnchorGenerator::new(&AnchorConfig::default(), AnchorLayout::CornersUnrounded);
+        let cell = |level: usize| edges(&anchors.on_level(level, [1, 1], [64, 64]));
+        let of_side = |square: f32, short: f32, long: f32| {
+            [[-long, -short, long, short], [-square, -square, square, square], [-short, -long, short, long]]
+        };
+        assert_eq!(cell(0), of_side(16.0, 11.313_708, 22.627_417));
+        assert_eq!(cell(1), of_side(32.0, 22.627_417, 45.254_833));
+        assert_eq!(cell(4), of_side(256.0, 181.019_33, 362.038_67));
+        // Of a map of 2 x 3 cells, the last three of P3.
+        assert_eq!(
+            edges(&anchors.on_level(1, [2, 3], [16, 24]))[15..],
+            [
+                [-29.254_833, -14.627_417, 61.254_833, 30.627_417],
+                [-16.0, -24.0, 48.0, 40.0],
+                [-6.627_416_6, -37.254_833, 38.627_42, 53.254_833],
+            ]
+        );
     }
 
     #[test]

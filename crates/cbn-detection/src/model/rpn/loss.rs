@@ -105,6 +105,7 @@ fn sample_anchors<D: Draw>(
         batch_sample.count += match config.conventions.count {
             AnchorCount::Sampled => num_positives + num_negatives,
             AnchorCount::AtLeastOneOfEach => num_positives.max(1) + num_negatives.max(1),
+            AnchorCount::BatchSize => config.batch_size_per_image,
         };
     }
     batch_sample
