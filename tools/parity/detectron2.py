@@ -4,13 +4,15 @@
 
 CBN is the built program, DATA a folder in COCO's format (val.json, images/), SOURCES the unpacked source archive of `pb1-detectron2` 0.6, an upload to PyPI by somebody else than
 detectron2's authors of their Python files and configurations of 0.6. Its set-up cannot run (the C++ sources are not in it) and need not: regions are pooled and near-duplicates found by
-torchvision's operations. Torch 2.11, torchvision 0.26, NumPy 2.4, Pillow 13.0, pycocotools 2.0, fvcore 0.1.5.post20221221, iopath 0.1.10, omegaconf 2.3.1, yacs 0.1.8, tabulate 0.10,
+torchvision's operations. Torch 2.11, torchvision 0.26, NumPy 2.4, Pillow 13.0, pycocotools 2.0, safetensors 0.8, fvcore 0.1.5.post20221221, iopath 0.1.10, omegaconf 2.3.1, yacs 0.1.8, tabulate 0.10,
 termcolor 3.3, cloudpickle 3.1.3, matplotlib 3.11.
 
 Models are built from the configurations of detectron2's zoo by its own code, which writes a `.pth` with its `DetectionCheckpointer`. The same weights as the zoo has them, a `.pkl` of NumPy arrays, are read
 by detectron2's `DefaultPredictor`, which finds what is compared, and by `cbn test` as well: the same has to be found from both files.
 
 `cbn test` gets recipes/detectron2, whose `conventions = "detectron2"` are what is compared; heads are set as in the model's configuration.
+
+`caffe2_backbone` is a ResNet-50 with Caffe2's names, as ImageNetPretrained/MSRA/R-50.pkl has them: what detectron2 makes of it, and what `cbn train` starts from, are the same tensors.
 
 Weights are random, see tools/parity/torchvision.py, whose limits these are. Exit code 1 if one is not met.
 """
@@ -40,6 +42,8 @@ spec.loader.exec_module(detections)
 RECIPES = HERE.parents[1] / "recipes" / "detectron2"
 FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+# GN in the backbone as well, BGR pixels that are not divided, and the stride in the 3x3 convolution.
+ALL_GN = "Misc/mask_rcnn_R_50_FPN_3x_gn.yaml"
 # The box head of the zoo's Misc/mask_rcnn_R_50_FPN_3x_{gn,syncbn}.
 CONVOLUTIONS = ["MODEL.ROI_BOX_HEAD.NUM_CONV", 4, "MODEL.ROI_BOX_HEAD.NUM_FC", 1]
 # What trains from ImageNetPretrained/torchvision/R-50.pkl.
@@ -57,8 +61,9 @@ MODELS = {
     "mask": (MASK, []),
     "mask_bn": (MASK, heads_with("BN")),
     "mask_gn": (MASK, heads_with("GN")),
+    "mask_all_gn": (ALL_GN, []),
 }
-NORMS = {"": '"none"', "BN": '"bn"', "GN": '{ kind = "gn", groups = 32 }'}
+NORMS = {"": '"none"', "FrozenBN": '"frozen"', "BN": '"bn"', "GN": '{ kind = "gn", groups = 32 }'}
 
 
 def load_detectron2(sources):
@@ -109,7 +114,9 @@ def random_model(config, seed, path):
     from detectron2.layers import FrozenBatchNorm2d
 
     config = config.clone()
-    config.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0])
+    if config.MODEL.RESNETS.NORM == "FrozenBN":
+        config.MODEL.RESNETS.NORM = "BN"
+    config.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", 0])
     torch.manual_seed(seed)
     predictor = DefaultPredictor(config)
     model = predictor.model
@@ -141,6 +148,7 @@ def settings_of(config):
         "data.transform.min_side_px": f"[{config.INPUT.MIN_SIZE_TEST}]",
         "model.backbone.stride_in_1x1": str(config.MODEL.RESNETS.STRIDE_IN_1X1).lower(),
         "model.box_head.head": '"four_conv_one_fc"' if heads.NUM_CONV else '"two_fc"',
+        "norm.backbone": NORMS[config.MODEL.RESNETS.NORM],
         "norm.neck": NORMS[config.MODEL.FPN.NORM],
         "norm.box_head": NORMS[heads.NORM],
     }
@@ -168,13 +176,20 @@ def detections_in(image, path, predictor, categories):
         yield detection
 
 
+def style_of(config):
+    """Of the backbone, in the words of `cbn convert`."""
+    if config.INPUT.FORMAT == "RGB":
+        return "pytorch"
+    return "caffe" if config.MODEL.RESNETS.STRIDE_IN_1X1 else "caffe2"
+
+
 def ours_of(program, config, weights, folder):
-    """What `cbn test` finds. That pixels are RGB is told to `cbn convert`, as the files don't tell."""
+    """What `cbn test` finds. Another style than the usual one is told to `cbn convert`, as the files don't tell."""
     recipe = RECIPES / ("mask_rcnn_r50_fpn_1x.toml" if config.MODEL.MASK_ON else "faster_rcnn_r50_fpn_1x.toml")
     settings, output = settings_of(config), folder / "found.json"
-    if config.INPUT.FORMAT == "RGB":
+    if style_of(config) != "caffe":
         converted = folder / "converted.safetensors"
-        detections.run([program, "convert", weights, converted, "--recipe", recipe, "--annotations", folder / "val.json", "--style", "pytorch", *settings])
+        detections.run([program, "convert", weights, converted, "--recipe", recipe, "--annotations", folder / "val.json", "--style", style_of(config), *settings])
         weights = converted
     detections.run([program, "test", recipe, weights, "--data", folder, "--out", output, "--json", *settings])
     return json.loads(output.read_text())
@@ -208,6 +223,49 @@ def has_same_ap(ours, theirs, dataset, has_masks):
     return is_same
 
 
+CAFFE2_LAYERS = {"shortcut": "branch1", "conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c"}
+
+
+def caffe2_name(name):
+    parts, norm = name.split("."), ".norm." in name
+    if parts[0] == "stem":
+        layer = "res_conv1" if norm else "conv1"
+    else:
+        layer = f"{parts[0]}_{parts[1]}_{CAFFE2_LAYERS[parts[2]]}"
+    return layer + ("_bn" if norm else "") + {"weight": "_s" if norm else "_w", "bias": "_b"}[parts[-1]]
+
+
+def compare_backbone(program, folder):
+    """A rate of almost 0 leaves what a training starts from; written under detectron2's names, its stem is for RGB pixels that are divided."""
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.modeling import build_model
+    from safetensors.torch import load_file
+
+    torch.manual_seed(0)
+    model = build_model(config_of("faster", 800))
+    network = model.backbone.bottom_up
+    given = {name: torch.randn_like(tensor) * 0.02 for name, tensor in network.state_dict().items() if ".running_" not in name}
+    arrays = {caffe2_name(name): tensor.numpy() for name, tensor in given.items()}
+    arrays |= {"conv1_b": np.zeros(64, np.float32), "fc1000_w": np.ones((1000, 2048), np.float32)}
+    weights, written = folder / "R-50.pkl", folder / "written.safetensors"
+    weights.write_bytes(pickle.dumps(arrays, protocol=2))
+    DetectionCheckpointer(model).load(str(weights))
+    expected = network.state_dict()
+    expected["stem.conv1.weight"] = expected["stem.conv1.weight"].flip(1) * torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1)
+    settings = [f"train.backbone_weights={weights}", "train.batch_size=1", "train.learning_rate=1e-30", "data.transform.min_side_px=[128]"]
+    settings = [option for setting in settings for option in ("--set", setting)]
+    (folder / "train.json").write_text((folder / "val.json").read_text())
+    command = [program, "train", RECIPES / "faster_rcnn_r50_fpn_1x.toml", "--data", folder, "--work-dir", folder / "training", "--max-iterations", "1"]
+    detections.run([*command, *settings])
+    (checkpoint,) = (folder / "training").glob("checkpoint_0*.safetensors")
+    detections.run([program, "convert", checkpoint, written, "--to", "detectron2"])
+    found = load_file(written)
+    # The stem's product is rounded.
+    same = [name for name, tensor in expected.items() if torch.allclose(found[f"backbone.bottom_up.{name}"], tensor, rtol=2e-7, atol=0)]
+    print(f"caffe2_backbone: {len(same)} of {len(expected)} tensors the same", flush=True)
+    return len(same) == len(expected)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
@@ -217,7 +275,7 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="skips so many images")
     parser.add_argument("--side", type=int, default=800, help="what the shorter side of an image is resized to")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, "caffe2_backbone"], default=[*MODELS, "caffe2_backbone"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     load_detectron2(args.sources)
@@ -229,7 +287,9 @@ def main():
         folder = Path(folder)
         (folder / "val.json").write_text(json.dumps(dataset))
         os.symlink((args.data / "images").absolute(), folder / "images")
-        results = [compare(args.program, config_of(name, args.side), name, seed, dataset, folder) for name in args.models for seed in args.seeds]
+        results = [compare(args.program, config_of(name, args.side), name, seed, dataset, folder) for name in args.models if name in MODELS for seed in args.seeds]
+        if "caffe2_backbone" in args.models:
+            results.append(compare_backbone(args.program, folder))
     sys.exit(not all(results))
 
 

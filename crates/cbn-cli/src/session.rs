@@ -9,7 +9,7 @@ use cbn::process_group::Peers;
 use cbn_detection::data::{DataPaths, Dataset, LoaderConfig, Shard, Split, TestLoader, TrainLoader};
 use cbn_detection::eval::{EvalConfig, Evaluator, IouType};
 use cbn_detection::model::Detector;
-use cbn_detection::model::weights::{LoadConfig, StateDict, load_backbone};
+use cbn_detection::model::weights::{LoadConfig, StateDict};
 use cbn_detection::recipe::{DataFacts, Plan, Recipe, resolve, train_loader, transform};
 use cbn_detection::train::{
     Event, LogError, Observer, Record, StopRequest, TensorBoard, Trainer, WorkDir, initial_detector,
@@ -97,8 +97,11 @@ impl Session {
             return Ok(detector);
         }
         if let Some(path) = &self.plan.backbone_weights {
-            let load = |backbone| load_backbone(backbone, &StateDict::read(path)?);
-            detector.backbone = load(detector.backbone).context("train.backbone_weights")?;
+            let config = LoadConfig::default();
+            let load = |backbone| config.load_backbone(backbone, &StateDict::read(path)?);
+            let loaded = load(detector.backbone).context("train.backbone_weights")?;
+            foreign::check_pixels(&config, &loaded, &self.plan.transform).context("train.backbone_weights")?;
+            detector.backbone = loaded.module;
         }
         if let Some(path) = &self.plan.init {
             let config = LoadConfig { replace_class_heads: self.plan.replace_class_heads, ..LoadConfig::default() };

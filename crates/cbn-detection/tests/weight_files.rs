@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use cbn_detection::model::backbone::ResNet;
-use cbn_detection::model::weights::{StateDict, load_backbone};
+use cbn_detection::model::weights::{BackboneStyle, LoadConfig, StateDict, WeightLayout, load_backbone};
 use cbn_detection::model::{ResNetConfig, ResNetDepth};
 
 /// A file that `tools/fixtures/state_dict_files.py` made.
@@ -52,6 +52,25 @@ fn every_container_holds_the_same_floats() {
         ]);
         assert_eq!(found, expected, "{name}");
     }
+}
+
+#[test]
+fn caffe2s_pickle_of_python_2_comes_under_detectron2s_names() {
+    let weights = StateDict::read(&file("python2.pkl")).unwrap();
+    let found: BTreeMap<&str, &[f32]> =
+        weights.iter().map(|(name, data)| (name, data.as_slice::<f32>().unwrap())).collect();
+    let expected: BTreeMap<&str, &[f32]> = BTreeMap::from([
+        ("conv1_b", [0.0, 0.0].as_slice()),
+        ("conv1_w_momentum", &[1.0; 6]),
+        ("pred_w", &[1.0; 3]),
+        ("res2.0.conv1.weight", &[0.0, 1.0, 2.0, 3.0]),
+        ("stem.conv1.norm.bias", &[1.0, -3.0]),
+        ("stem.conv1.norm.running_mean", &[0.0, 0.0]),
+        ("stem.conv1.norm.running_var", &[1.0; 2]),
+        ("stem.conv1.norm.weight", &[0.5, 2.0]),
+        ("stem.conv1.weight", &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
+    ]);
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -189,6 +208,47 @@ fn a_backbone_is_loaded_from_a_classifier_and_from_a_detector() {
         let after = parameters(&load_backbone(before, &torchvision_resnet18(prefix, 0.5)).unwrap());
         assert!(after.values.iter().all(|&value| value == 0.5));
         assert_eq!(after.num_trainable, num_trainable, "frozen stages stay frozen");
+    }
+}
+
+/// As detectron2's names are, with what a file of Caffe2 has besides.
+#[test]
+fn a_backbone_leaves_caffe2s_classifier_and_velocities() {
+    let detectron2_name = |name: &str| {
+        let name = if name.starts_with("conv1.") { format!("stem.{name}") } else { name.to_owned() };
+        let name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm");
+        let name = if name.starts_with("bn1") { format!("stem.{name}") } else { name };
+        let name = name.replace("bn1", "conv1.norm").replace("bn2", "conv2.norm").replace("fc.weight", "fc1000_w");
+        (1..=4).rev().fold(name, |name, stage| name.replace(&format!("layer{stage}"), &format!("res{}", stage + 1)))
+    };
+    let weights = torchvision_resnet18("", 0.5);
+    let renamed = weights.iter().map(|(name, data)| (detectron2_name(name), data.clone()));
+    let others = ["conv1_b", "pred_b", "res2_0_branch2a_w_momentum"];
+    let others = others.map(|name| (name.to_owned(), TensorData::full(vec![64], 0.0_f32)));
+    let loaded = LoadConfig::default().load_backbone(resnet18(1), &StateDict::new(renamed.chain(others))).unwrap();
+    assert_eq!(loaded.layout, WeightLayout::Detectron2);
+    assert_eq!(loaded.unused, ["conv1_b", "fc1000_w", "pred_b", "res2_0_branch2a_w_momentum"]);
+    let values = parameters(&loaded.module).values;
+    // The stem is converted; all else is as in the file.
+    assert!(values[64 * 3 * 49..].iter().all(|&value| value == 0.5));
+}
+
+#[test]
+fn strides_tell_the_styles_apart() {
+    let resnet50 = |stride_in_1x1| ResNetConfig { stride_in_1x1, ..ResNetConfig::default() }.init(&Device::flex());
+    let weights = StateDict::new([("stem.conv1.weight".to_owned(), TensorData::full(vec![64, 3, 7, 7], 0.5_f32))]);
+    for (style, refused) in [
+        (BackboneStyle::Pytorch, "set model.backbone.stride_in_1x1 = false"),
+        (BackboneStyle::Caffe, "set model.backbone.stride_in_1x1 = true"),
+        (BackboneStyle::Caffe2, "set model.backbone.stride_in_1x1 = false"),
+    ] {
+        let load = |stride_in_1x1| {
+            let config = LoadConfig { style: Some(style), ..LoadConfig::default() };
+            config.load_backbone(resnet50(stride_in_1x1), &weights).unwrap_err().to_string()
+        };
+        let has_stride_in_1x1 = style == BackboneStyle::Caffe;
+        assert!(load(!has_stride_in_1x1).contains(refused), "{style:?}");
+        assert!(load(has_stride_in_1x1).contains("missing (stem.conv1.norm.weight"), "{style:?}");
     }
 }
 

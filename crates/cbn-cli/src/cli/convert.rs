@@ -118,6 +118,8 @@ pub enum Style {
     Pytorch,
     /// BGR pixels as they are, stride in the first 1x1 convolution
     Caffe,
+    /// BGR pixels as they are, stride in the 3x3 convolution
+    Caffe2,
 }
 
 impl From<Style> for BackboneStyle {
@@ -125,6 +127,7 @@ impl From<Style> for BackboneStyle {
         match style {
             Style::Pytorch => Self::Pytorch,
             Style::Caffe => Self::Caffe,
+            Style::Caffe2 => Self::Caffe2,
         }
     }
 }

@@ -97,7 +97,7 @@ pub enum WeightsError {
     /// The network would see other features than it was trained on.
     #[error(
         "weights laid out as in {layout} are taken for Caffe's ResNet, which halves the resolution in the 1x1 convolution of a bottleneck; \
-         this model does so in the 3x3 one: set model.backbone.stride_in_1x1 = true, or say that the weights are in PyTorch's style"
+         this model does so in the 3x3 one: set model.backbone.stride_in_1x1 = true, or say that the weights are in PyTorch's or in Caffe2's style"
     )]
     StrideIn1x1 {
         /// Whose names.
@@ -105,7 +105,7 @@ pub enum WeightsError {
     },
     /// The reverse.
     #[error(
-        "the weights are of a ResNet in PyTorch's style, which halves the resolution in the 3x3 convolution of a bottleneck; this model does so \
+        "the weights are of a ResNet in PyTorch's or in Caffe2's style, which halves the resolution in the 3x3 convolution of a bottleneck; this model does so \
          in the 1x1 one: set model.backbone.stride_in_1x1 = false, or say that the weights are in Caffe's style"
     )]
     StrideIn3x3,

@@ -65,9 +65,11 @@ impl WeightLayout {
     /// Whether a tensor is no weight, but what the other library computes from its configuration, or the state of a training.
     pub(super) fn is_constant(self, name: &str) -> bool {
         match self {
-            Self::Detectron2 => ["pixel_mean", "pixel_std", "proposal_generator.anchor_generator."]
-                .iter()
-                .any(|start| name.starts_with(start)),
+            // The last two are Caffe2's: a bias that detectron2 does not read either, and velocities.
+            Self::Detectron2 => {
+                let starts = ["pixel_mean", "pixel_std", "proposal_generator.anchor_generator."];
+                starts.iter().any(|start| name.starts_with(start)) || name == "conv1_b" || name.ends_with("_momentum")
+            }
             Self::Cbn => name.starts_with("optimizer.velocity.") || name.contains(".history."),
             Self::Torchvision | Self::Mmdet | Self::Mmdet2 => false,
         }

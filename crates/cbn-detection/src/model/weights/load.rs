@@ -114,9 +114,9 @@ impl LoadConfig {
 /// Name, the module's shape, the shape found.
 type ShapeMismatch = (String, Vec<usize>, Vec<usize>);
 
-/// The fully connected layer of torchvision's ResNets, and detectron2's name for it.
+/// The fully connected layer of torchvision's ResNets, and detectron2's and Caffe2's names for it.
 fn is_classifier(name: &str) -> bool {
-    name.starts_with("fc.") || name.starts_with("linear.")
+    ["fc.", "linear.", "fc1000_", "pred_"].iter().any(|start| name.starts_with(start))
 }
 
 struct Loader<'a> {

@@ -1,5 +1,6 @@
 //! Weights of other libraries: in by their names, out again under them.
 
+mod caffe2;
 mod class_rows;
 mod error;
 mod layout;

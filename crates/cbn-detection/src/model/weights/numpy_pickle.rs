@@ -66,6 +66,17 @@ enum Node {
     Other,
 }
 
+impl Node {
+    /// A text, or Python 2's `str`.
+    fn text(&self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.clone()),
+            Self::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            _ => None,
+        }
+    }
+}
+
 /// The state of a `numpy.ndarray`.
 struct Array {
     shape: Vec<usize>,
@@ -94,9 +105,9 @@ impl Array {
             _ => None,
         });
         let (element_type, is_big_endian) = match element_type.as_slice() {
-            [Node::Text(name), ..] => (Some(name.clone()), name.starts_with('>')),
-            [Node::Int(_), Node::Text(order), ..] => (None, order == ">"),
-            _ => return None,
+            [Node::Int(_), order, ..] => (None, order.text()? == ">"),
+            [name, ..] => (Some(name.text()?), name.text()?.starts_with('>')),
+            [] => return None,
         };
         let shape = shape.collect::<Option<Vec<usize>>>()?;
         Some(Self { shape, element_type, is_big_endian, is_fortran, bytes: std::mem::take(bytes) })
@@ -156,12 +167,7 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
         let mut entries = BTreeMap::new();
         while let Some(key) = map.next_key_seed(NodeSeed { budget: self.budget })? {
-            let key = match key {
-                Node::Text(key) => key,
-                // Python 2's `str`.
-                Node::Bytes(key) => String::from_utf8_lossy(&key).into_owned(),
-                _ => return Err(A::Error::custom("a dictionary has a key that is no text")),
-            };
+            let key = key.text().ok_or_else(|| A::Error::custom("a dictionary has a key that is no text"))?;
             entries.insert(key, map.next_value_seed(NodeSeed { budget: self.budget })?);
         }
         Ok(Node::Dict(entries))

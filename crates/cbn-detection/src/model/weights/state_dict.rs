@@ -6,7 +6,7 @@ use burn::tensor::{DType, TensorData};
 use pytorch_reader::{DType as TorchDType, PickleValue, PytorchReader};
 use safetensors::{Dtype as SafeDType, SafeTensors};
 
-use super::{WeightsError, numpy_pickle};
+use super::{WeightsError, caffe2, numpy_pickle};
 use crate::files::write_atomically;
 
 /// The floating-point tensors of a file by name, as a PyTorch `state_dict` has them.
@@ -26,7 +26,7 @@ impl StateDict {
     /// Reads a `.safetensors` file, what `torch.save` wrote to a `.pth` or `.pt` file, or NumPy arrays that `pickle.dump` wrote to a
     /// `.pkl` file.
     ///
-    /// Of a training's file with optimizer and options, the weights alone are read: what is under `state_dict` or `model`. Nothing in a
+    /// A `.pkl` of Caffe2's names for a ResNet comes under detectron2's. Of a training's file with optimizer and options, the weights alone are read: what is under `state_dict` or `model`. Nothing in a
     /// pickle is ever called, and tensors are only made that the file has bytes for (half-precision ones are then widened to `f32`).
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl StateDict {
         let tensors = match path.extension().and_then(|extension| extension.to_str()) {
             Some("safetensors") => read_safetensors(path),
             Some("pth" | "pt") => read_pytorch(path),
-            Some("pkl") => numpy_pickle::read(path),
+            Some("pkl") => numpy_pickle::read(path).map(caffe2::in_detectron2_names),
             _ => Err(WeightsError::UnknownFormat { path: path.to_owned() }),
         }?;
         for (name, data) in &tensors {

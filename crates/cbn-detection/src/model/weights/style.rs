@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{WeightLayout, WeightsError};
 use crate::model::backbone::ResNet;
 
-/// The two ways in which published ResNets were trained.
+/// The ways in which published ResNets were trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BackboneStyle {
@@ -13,6 +13,8 @@ pub enum BackboneStyle {
     Pytorch,
     /// Microsoft Research's of 2015: BGR, pixels not divided, the resolution halved in the first 1x1 convolution.
     Caffe,
+    /// Facebook's, trained by Caffe2: BGR, pixels not divided, the resolution halved in the 3x3 convolution (detectron2's `R-50-GN`).
+    Caffe2,
 }
 
 /// The standard deviation of pixels in red, green and blue that recipes divide by (ImageNet's, times 255).
@@ -33,13 +35,14 @@ impl BackboneStyle {
             (Self::Caffe, Some(false)) => Err(WeightsError::StrideIn1x1 { layout }),
             // Its own weights say nothing about it.
             (Self::Pytorch, Some(true)) if layout != WeightLayout::Cbn => Err(WeightsError::StrideIn3x3),
+            (Self::Caffe2, Some(true)) => Err(WeightsError::StrideIn3x3),
             _ => Ok(()),
         }
     }
 
     /// Makes the stem's weight `[C_out, 3, kh, kw]` one for RGB pixels that are divided by [`PIXEL_STD`].
     ///
-    /// Both styles subtract the same mean, so `w_bgr . (p - mean) = (std w_rgb) . ((p - mean) / std)` holds for padded pixels as well.
+    /// All styles subtract the same mean, so `w_bgr . (p - mean) = (std w_rgb) . ((p - mean) / std)` holds for padded pixels as well.
     pub(super) fn fit_stem(self, values: &mut [f32], shape: &[usize]) {
         if self == Self::Pytorch {
             return;
