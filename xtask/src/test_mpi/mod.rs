@@ -1,6 +1,7 @@
 //! What docs/scaling.md says of several processes, under a real `mpirun`.
 
 mod failures;
+mod few_images;
 mod layers;
 mod mpirun;
 mod options;

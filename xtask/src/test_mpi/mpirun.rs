@@ -25,11 +25,13 @@ pub enum Binding {
     Free,
     /// Each on a core of its own.
     Cores,
+    /// All on the core of this number.
+    Core(usize),
 }
 
 /// OpenMPI's `mpirun`, with what it wants here.
 pub struct Mpirun {
-    flags: Vec<&'static str>,
+    flags: Vec<String>,
 }
 
 impl Mpirun {
@@ -37,12 +39,13 @@ impl Mpirun {
         if !is_installed("mpirun") {
             return Err("mpirun is not installed: tools/install_mpi.sh".to_owned());
         }
-        let mut flags = match binding {
-            Binding::Free => vec!["--oversubscribe", "--bind-to", "none"],
-            Binding::Cores => vec!["--bind-to", "core"],
+        let mut flags: Vec<String> = match binding {
+            Binding::Free => ["--oversubscribe", "--bind-to", "none"].map(str::to_owned).into(),
+            Binding::Cores => ["--bind-to", "core"].map(str::to_owned).into(),
+            Binding::Core(number) => ["--bind-to", "core", "--cpu-set", &number.to_string()].map(str::to_owned).into(),
         };
         if Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0") {
-            flags.push("--allow-run-as-root");
+            flags.push("--allow-run-as-root".to_owned());
         }
         Ok(Self { flags })
     }

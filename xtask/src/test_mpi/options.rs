@@ -17,8 +17,10 @@ Builds with the feature mpi, and starts what is built with mpirun (tools/install
 --program takes a built cbn instead of building it, and leaves out the layers. Prints a table; exit code 1 if something is not as docs/scaling.md says. All of
 it takes some minutes on two cores.
 
-The throughput is measured only when asked for, on an idle machine: recipes/nuclei_mask_rcnn_r18_cbn.toml with its window open, the same images on 1 and on 2
-processes in turn, each bound to a core. --data is its COCO-format folder. Prints times and their ratio; nothing passes or fails.";
+The throughput is measured only when asked for, on an idle machine: recipes/nuclei_mask_rcnn_r18_cbn.toml with its window open, on 48 images of --data (the
+recipe's COCO-format folder), each process bound to a core. In turn: one process, with the recipe's batch and half of it; two processes side by side
+that exchange nothing, which is the most that two can do, and two that train together, each with the recipe's batch and each with half of it. Prints times,
+images per second and their ratios to one process; nothing passes or fails. A round takes about two minutes.";
 
 #[derive(Debug, PartialEq)]
 pub struct Options {
