@@ -4,14 +4,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::batcher::TrainSource;
+use super::deal::{Load, deal};
 use super::prefetch::Prefetch;
-use super::sampler::{Purpose, aspect_groups, deal, epoch_batches, num_steps, stream};
+use super::sampler::{Purpose, aspect_groups, epoch_batches, num_steps, stream};
 use super::{BadImages, DataError, Dataset, SelectionConventions, Shard, TestBatch, TransformConfig};
-use crate::structures::TrainBatch;
-
-/// An object costs a training step about as much as so many pixels: on the nuclei (recipes/nuclei_mask_rcnn_r18_cbn.toml, one image, one
-/// thread, 209 steps) a step took 1.4 ms for 1000 pixels and 0.7 ms for an object, up to the 64 regions of a class that learn.
-const PIXELS_OF_AN_OBJECT: usize = 500;
+use crate::structures::{ImageSize, TrainBatch};
 
 /// How batches are made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -157,7 +154,7 @@ impl TrainLoader {
         Prefetch::new(remaining, num_workers, queue_batches, move |step| {
             let batch = skip_batches + step;
             let images = &batches[batch];
-            let loads: Vec<u64> = images.iter().map(|&index| loader.load(index)).collect();
+            let loads: Vec<Load> = images.iter().map(|&index| loader.load(index)).collect();
             let own = deal(&loads, shard.count).swap_remove(shard.rank);
             let places = own.into_iter().map(|place| {
                 let of_epoch = (batch * batch_size + place) as u64;
@@ -175,11 +172,12 @@ impl TrainLoader {
         })
     }
 
-    /// About what a step costs for an image, in pixels: it is not known before its random transform is drawn.
-    fn load(&self, index: usize) -> u64 {
+    fn load(&self, index: usize) -> Load {
         let image = &self.dataset.images[index];
-        let pixels = self.transform.for_test(image.size).resized.num_pixels();
-        (pixels + PIXELS_OF_AN_OBJECT * image.objects().count()) as u64
+        let resized = self.transform.for_test(image.size).resized;
+        let [height, width] =
+            [resized.height, resized.width].map(|side| side.next_multiple_of(self.transform.size_divisor));
+        Load { size: ImageSize::new(height, width), num_objects: image.objects().count() }
     }
 }
 

@@ -9,6 +9,7 @@ mod check;
 mod coco;
 mod conventions;
 pub mod convert;
+mod deal;
 mod error;
 mod finding;
 mod image_file;

@@ -1,5 +1,3 @@
-use std::cmp::Reverse;
-
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -76,26 +74,6 @@ pub(super) fn epoch_batches(groups: &[Vec<usize>], batch_size: usize, rng: &mut 
     batches
 }
 
-/// Places in a batch for each shard, ascending: as many for each, with loads as even as dealing from the heaviest image to the lightest makes
-/// them, always to the shard with the least so far (Graham 1969, longest processing time first). Shards wait for each other in every step.
-pub(super) fn deal(loads: &[u64], num_shards: usize) -> Vec<Vec<usize>> {
-    let own = loads.len() / num_shards;
-    let mut shards = vec![(0, Vec::with_capacity(own)); num_shards];
-    let mut heaviest_first: Vec<usize> = (0..loads.len()).collect();
-    heaviest_first.sort_by_key(|&place| Reverse(loads[place]));
-    for place in heaviest_first {
-        let with_room = shards.iter_mut().filter(|(_, places)| places.len() < own);
-        if let Some((load, places)) = with_room.min_by_key(|(load, _)| *load) {
-            *load += loads[place];
-            places.push(place);
-        }
-    }
-    for (_, places) in &mut shards {
-        places.sort_unstable();
-    }
-    shards.into_iter().map(|(_, places)| places).collect()
-}
-
 /// Steps of one epoch.
 pub(super) fn num_steps(groups: &[Vec<usize>], batch_size: usize) -> usize {
     groups.iter().map(|group| group.len().div_ceil(batch_size)).sum()
@@ -131,14 +109,5 @@ mod tests {
     #[test]
     fn a_group_smaller_than_a_batch_is_repeated() {
         assert_eq!(batches(&[vec![5]], 3, 0), [[5, 5, 5]]);
-    }
-
-    #[test]
-    fn heavy_images_go_to_different_shards() {
-        assert_eq!(deal(&[1, 2, 9, 8], 2), [[0, 2], [1, 3]]);
-        // The second shard has least when the 3 comes, but no room for another one than that.
-        assert_eq!(deal(&[9, 3, 4, 4], 2), [[0, 1], [2, 3]]);
-        assert_eq!(deal(&[5; 6], 3), [[0, 3], [1, 4], [2, 5]]);
-        assert_eq!(deal(&[1, 3, 2], 1), [[0, 1, 2]]);
     }
 }
