@@ -18,9 +18,11 @@ impl TileSize {
     /// Large tiles have an error of 6e-6 at 256 channels, twice that of small ones, and both grow with the root of the channels. Some tiles must share
     /// the weight, of which they transform 64 numbers for each 9 instead of 36.
     pub(crate) fn choose(shape: &ConvShape) -> Self {
-        /// Measured between 16 and 24 at 128, 256 and 512 channels.
-        const MIN_TILES: usize = 24;
-        Self::large_if(Self::Six.is_accurate(shape), MIN_TILES, shape)
+        /// Of a map, whatever the batch: processes that share a batch compute what one would. Measured of a batch, between 16 and 24 at 128, 256 and 512
+        /// channels.
+        const MIN_TILES: usize = 12;
+        let tiles = Self::Six.count(1, shape.out_height(), shape.out_width());
+        Self::large_if(Self::Six.is_accurate(shape) && tiles >= MIN_TILES, shape)
     }
 
     /// Whether the error of the convolution and its data gradient stays within 1e-5.
@@ -35,14 +37,13 @@ impl TileSize {
     pub(crate) fn choose_for_weight_gradient(shape: &ConvShape) -> Self {
         /// Measured between 70 and 250.
         const MIN_TILES: usize = 100;
-        Self::large_if(true, MIN_TILES, shape)
+        let tiles = Self::Six.count(shape.batch, shape.out_height(), shape.out_width());
+        Self::large_if(tiles >= MIN_TILES, shape)
     }
 
-    /// Large tiles if they are accurate, so many at least, and have fewer products.
-    fn large_if(is_accurate: bool, min_tiles: usize, shape: &ConvShape) -> Self {
-        let tiles = Self::Six.count(shape.batch, shape.out_height(), shape.out_width());
-        let is_large = is_accurate && tiles >= min_tiles && Self::has_large_fewer_products(shape);
-        if is_large { Self::Six } else { Self::Four }
+    /// Large tiles if they may be and have fewer products.
+    fn large_if(may_be: bool, shape: &ConvShape) -> Self {
+        if may_be && Self::has_large_fewer_products(shape) { Self::Six } else { Self::Four }
     }
 
     /// Whether large tiles have a tenth fewer products, those of tiles that reach over the edge included.
