@@ -67,7 +67,7 @@ class RoIAlign(nn.Module):
     def forward(self, features, rois):
         half_cell = 0.5 / self.scale
         rois = rois + rois.new_tensor([0, half_cell, half_cell, half_cell + 1, half_cell + 1])
-        return torchvision.ops.roi_align(features, rois, self.out_size, self.scale, self.sample_num, aligned=True)
+        return torchvision.ops.roi_align(features, rois.to(features.dtype), self.out_size, self.scale, self.sample_num, aligned=True)
 
 
 def load_mmdetection(sources):
@@ -78,7 +78,7 @@ def load_mmdetection(sources):
     sys.modules |= {"mmdet.ops": operations, "mmdet.ops.nms": wrapper, "mmcv._ext": Absent("mmcv._ext")}
     sys.path[:0] = [str(sources / folder) for folder in ("mmdet-0.6.2", "mmcv-0.2.16")]
     # What Python and torch had in 2019.
-    collections.Sequence = collections.abc.Sequence
+    collections.Sequence, collections.Mapping = collections.abc.Sequence, collections.abc.Mapping
     nn.SyncBatchNorm._specify_ddp_gpu_num = lambda self, number: None
     from mmcv import ConfigDict
     from mmdet.core.anchor.anchor_generator import AnchorGenerator
@@ -88,13 +88,14 @@ def load_mmdetection(sources):
     # Where it asks for a GPU without being asked.
     torch.cuda.FloatTensor = torch.FloatTensor
     AnchorGenerator.grid_anchors.__defaults__ = (16, "cpu")
+    AnchorGenerator.valid_flags.__defaults__ = ("cpu",)
     return ConfigDict, CocoDataset, build_detector
 
 
-def config_of(name):
+def config_of(name, norms=NORMS):
     """The released configuration, in the names of 0.6.2."""
     kind, norm = name.split("_rcnn_r50_")
-    norm = NORMS[norm]
+    norm = norms[norm]
     levels = {"out_channels": 256, "featmap_strides": [4, 8, 16, 32]}
     roi_align = {"type": "RoIAlign", "sample_num": 2}
     config = {
@@ -144,10 +145,10 @@ def paste(probabilities, bbox, size):
     return mask
 
 
-def random_model(build_detector, config, seed, dataset):
+def random_model(build_detector, config, seed, dataset, distance=1.0):
     torch.manual_seed(seed)
     model = build_detector(config).eval()
-    detections.randomize(model, 1.0)
+    detections.randomize(model, distance)
     find(model, dataset, 0)
     return model.eval()
 
@@ -165,11 +166,15 @@ def detections_of(model, dataset):
     return [found | {"probabilities": mask} for found, mask in zip(segm2json(dataset, results), probabilities)]
 
 
+def dataset_of(CocoDataset, folder, scale, **options):
+    """As released: its data set reads val.json and images/ and resizes to the scale, `(longer side, shorter side)`."""
+    norm = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "to_rgb": True}
+    return CocoDataset(str(folder / "val.json"), str(folder / "images"), scale, norm, size_divisor=32, **options)
+
+
 def compare(program, name, seed, mmdetection, folder):
     ConfigDict, CocoDataset, build_detector = mmdetection
-    norm = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "to_rgb": True}
-    images = folder / "images"
-    dataset = CocoDataset(str(folder / "val.json"), str(images), (1333, 800), norm, size_divisor=32, with_mask=False, test_mode=True)
+    dataset = dataset_of(CocoDataset, folder, (1333, 800), with_mask=False, test_mode=True)
     model = random_model(build_detector, ConfigDict(config_of(name)), seed, dataset)
     weights, output = folder / f"{name}_{seed}.pth", folder / "found.json"
     torch.save({"meta": {}, "state_dict": model.state_dict()}, weights, _use_new_zipfile_serialization=False)

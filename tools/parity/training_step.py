@@ -74,8 +74,8 @@ def batch_of(model, data, first):
     return pictures, model.transform(pictures, [target_of(coco, image) for image in ids])
 
 
-def save_batch(path, images, targets, proposals):
-    tensors = {"pixels": images.tensors.permute(0, 2, 3, 1).contiguous(), "sizes": torch.tensor(images.image_sizes).float()}
+def save_batch(path, pixels, sizes, targets, proposals):
+    tensors = {"pixels": pixels.permute(0, 2, 3, 1).contiguous(), "sizes": torch.tensor(sizes).float()}
     for index, target in enumerate(targets):
         tensors |= {f"{key}_{index}": target[key].float().contiguous() for key in ("boxes", "labels", "masks")}
         tensors[f"proposals_{index}"] = proposals[index].float().contiguous()
@@ -102,16 +102,16 @@ def in_f64(images, targets):
     return doubled, [{**target, "boxes": target["boxes"].double()} for target in targets]
 
 
-def distances(found, expected, is_v2):
+def distances(found, expected, has_batch_norms):
     """Of each parameter's gradient, by its own length.
 
-    Where ReLUs are open, the batch norms behind a norm of `_v2` take away what its bias adds, and the bias's gradient cancels: in f64 down to 1e-15 of the other
+    Where ReLUs are open, a batch norm behind another one takes away what the first one's bias adds, and the bias's gradient cancels: in f64 down to 1e-15 of the other
     gradients. Such a bias is measured by the length of its norm's weight and bias together."""
 
     def length(key):
         own = expected[key].double().norm()
         weight = key.removesuffix("bias") + "weight"
-        if is_v2 and key.endswith("bias") and expected.get(weight, own).dim() == 1:
+        if has_batch_norms and key.endswith("bias") and expected.get(weight, own).dim() == 1:
             return torch.hypot(own, expected[weight].double().norm())
         return own
 
@@ -126,12 +126,11 @@ def matched_proposals(found, expected):
     return len(partners) / max(len(found), len(expected))
 
 
-def ours_of(program, name, model, *parts_of_batch):
+def ours_of(program, recipe, model, *parts_of_batch):
     with tempfile.TemporaryDirectory() as folder:
         weights, batch, out = (Path(folder) / file for file in ("weights.pth", "batch.safetensors", "out.safetensors"))
         torch.save(model.state_dict(), weights)
         save_batch(batch, *parts_of_batch)
-        recipe = detections.RECIPES / f"{name}.toml"
         subprocess.run([program, recipe, weights, batch, out], check=True)
         return load_file(out)
 
@@ -140,18 +139,37 @@ def compare_proposals(ours, theirs, exact):
     shares = [matched_proposals(ours[f"proposals_{image}"], boxes) for image, boxes in enumerate(theirs)]
     own_shares = [matched_proposals(boxes.float(), other) for boxes, other in zip(exact, theirs)]
     for image, (share, own, boxes) in enumerate(zip(shares, own_shares, theirs)):
-        print(f"  image {image}: {share:.2%} of {len(boxes)} proposals the same, of torchvision's in f64 {own:.2%}")
+        print(f"  image {image}: {share:.2%} of {len(boxes)} proposals the same, of theirs in f64 {own:.2%}")
     return all(share >= own - MAX_OTHER_PROPOSALS for share, own in zip(shares, own_shares))
 
 
-def compare_losses(ours, losses):
+def compare_losses(ours, losses, names):
     is_good = True
     for theirs, loss in losses.items():
-        expected, found = loss.item(), ours[f"loss.{LOSSES[theirs]}"].item()
+        expected, found = loss.item(), ours[f"loss.{names[theirs]}"].item()
         difference = abs(found - expected) / expected
         is_good &= difference <= MAX_LOSS_DIFFERENCE
         print(f"  {theirs:<17} {expected:.6f} {found:.6f} {difference:.1e}")
     return is_good
+
+
+def compare_steps(title, ours, theirs, exact, names, has_batch_norms):
+    """Whether our step is theirs. `theirs` and `exact`, theirs in f64, are proposals, losses and gradients; `names` are ours of their losses."""
+    (proposals, losses, gradients), (exact_proposals, exact_losses, exact_gradients) = theirs, exact
+    from_exact = [max(distances(found, exact_gradients, has_batch_norms).values()) for found in (ours, gradients)]
+    print("  from theirs in f64: ours {:.1e} at most, theirs in f32 {:.1e}".format(*from_exact))
+    if from_exact[1] > MAX_GRADIENT_DIFFERENCE:
+        print("  theirs in f32 are further from f64 than the limit (ReLUs near zero): compared with f64")
+        losses, gradients = exact_losses, exact_gradients
+    differences = distances(ours, gradients, has_batch_norms)
+    worst = sorted(differences, key=differences.get, reverse=True)[:3]
+    results = [
+        compare_proposals(ours, proposals, exact_proposals),
+        compare_losses(ours, losses, names),
+        differences[worst[0]] <= MAX_GRADIENT_DIFFERENCE,
+    ]
+    print(f"{title}: {len(gradients)} gradients, worst " + ", ".join(f"{key} {differences[key]:.1e}" for key in worst), flush=True)
+    return all(results)
 
 
 def compare(program, data, name, seed, args):
@@ -160,19 +178,11 @@ def compare(program, data, name, seed, args):
     model.transform.min_size, model.transform.max_size = (args.min_side,), args.min_side * 2
     _, batch = batch_of(model, data, args.first)
     is_v2 = name.endswith("_v2")
-    proposals, losses, gradients = step(copy.deepcopy(model), *batch, is_v2)
-    exact_proposals, exact_losses, exact = step(copy.deepcopy(model).double(), *in_f64(*batch), is_v2, proposals)
-    ours = ours_of(program, name, model, *batch, proposals)
-    for side, found in [("ours", ours), ("torchvision", gradients)]:
-        print(f"  {side} from torchvision in f64: {max(distances(found, exact, is_v2).values()):.1e} at most")
-    if max(distances(gradients, exact, is_v2).values()) > MAX_GRADIENT_DIFFERENCE:
-        print("  torchvision in f32 is further from itself in f64 than the limit (ReLUs near zero): compared with f64")
-        losses, gradients = exact_losses, exact
-    differences = distances(ours, gradients, is_v2)
-    worst = sorted(differences, key=differences.get, reverse=True)[:3]
-    results = [compare_proposals(ours, proposals, exact_proposals), compare_losses(ours, losses), differences[worst[0]] <= MAX_GRADIENT_DIFFERENCE]
-    print(f"{name} seed {seed}: {len(gradients)} gradients, worst " + ", ".join(f"{key} {differences[key]:.1e}" for key in worst), flush=True)
-    return all(results)
+    theirs = step(copy.deepcopy(model), *batch, is_v2)
+    exact = step(copy.deepcopy(model).double(), *in_f64(*batch), is_v2, theirs[0])
+    images, targets = batch
+    ours = ours_of(program, detections.RECIPES / f"{name}.toml", model, images.tensors, images.image_sizes, targets, theirs[0])
+    return compare_steps(f"{name} seed {seed}", ours, theirs, exact, LOSSES, is_v2)
 
 
 def main():

@@ -1,10 +1,11 @@
-//! Our side of `tools/parity/training_step.py`: losses and gradients of one step on a given batch.
+//! Our side of `tools/parity/training_step.py` and `mmdetection_step.py`: losses and gradients of one step on a given batch.
 //!
 //! usage: `parity_step RECIPE WEIGHTS BATCH OUT [KEY=VALUE ...]`; KEY=VALUE changes the recipe
 //!
-//! WEIGHTS is a torchvision detector, BATCH (`.safetensors`) has `pixels [B, H, W, 3]`, `sizes [B, 2]` and, per image i, `boxes_i [N, 4]`,
+//! WEIGHTS is a detector of another library that counts the background first, BATCH (`.safetensors`) has `pixels [B, H, W, 3]`, `sizes [B, 2]` and, per image i, `boxes_i [N, 4]`,
 //! `labels_i [N]`, `masks_i [N, H_i, W_i]` and the regions that the second stage samples, `proposals_i [P, 4]`.
-//! OUT (`.safetensors`) gets `loss.NAME`, the gradients under torchvision's names, and the RPN's own `proposals_i`.
+//! OUT (`.safetensors`) gets `loss.NAME`, the gradients under the names that WEIGHTS has, and the RPN's own `proposals_i`.
+//! Boxes are the areas that they cover, under every convention.
 
 #[path = "../tests/common/gradients.rs"]
 mod gradients;
@@ -19,9 +20,9 @@ use cbn_detection::ops::Draw;
 use cbn_detection::recipe::{DataFacts, Recipe, resolve};
 use cbn_detection::structures::{BBox, ImageSize, InstanceMask, PaddedImages, Proposals, Targets};
 
-use gradients::torchvision_gradients;
+use gradients::gradients_named;
 
-/// Chooses the candidates whose numbers have the lowest hashes, as the script has torchvision do.
+/// Chooses the candidates whose numbers have the lowest hashes, as the scripts have the others do.
 struct LowestHashes;
 
 impl Draw for LowestHashes {
@@ -77,7 +78,7 @@ impl Batch {
         let masks: Vec<u8> = self.values(&format!("masks_{image}")).iter().map(|&bit| bit as u8).collect();
         Targets {
             boxes: self.boxes(&format!("boxes_{image}")),
-            // torchvision counts the background.
+            // The others count the background.
             labels: self.values(&format!("labels_{image}")).iter().map(|&label| label as usize - 1).collect(),
             masks: Some(
                 masks.chunks_exact(size.num_pixels()).map(|mask| InstanceMask::from_full(size, mask)).collect(),
@@ -101,7 +102,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let num_classes = LoadConfig::default().num_classes(&weights)?.ok_or("the weights are of no detector")?;
     let recipe = Recipe::load(Path::new(recipe), settings)?;
     let plan = resolve(&recipe, DataFacts { num_classes, iterations_per_epoch: 1 })?;
-    let detector = LoadConfig::default().load_detector(Detector::init(&plan.model, &device), &weights)?.module;
+    let loaded = LoadConfig::default().load_detector(Detector::init(&plan.model, &device), &weights)?;
+    let (detector, layout) = (loaded.module, loaded.layout);
 
     let batch = Batch::read(batch)?;
     let images = batch.images();
@@ -115,7 +117,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let losses = detector.forward_train_through(&images.to_device(&device), &targets, &mut draws, exchange);
     found.extend(losses.named().into_iter().map(|(name, loss)| (format!("loss.{name}"), loss.into_data())));
-    let gradients = torchvision_gradients(detector, &losses);
+    let gradients = gradients_named(detector, &losses, layout);
     found.extend(gradients.iter().map(|(name, gradient)| (name.to_owned(), gradient.clone())));
     StateDict::new(found).write(Path::new(out), &[])?;
     Ok(())

@@ -15,10 +15,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use cbn::FeatureMap;
 use cbn::ops::Roi;
 use cbn_detection::model::roi::pool_rois;
-use cbn_detection::model::weights::{StateDict, load_detector};
+use cbn_detection::model::weights::{StateDict, WeightLayout, load_detector};
 use cbn_detection::model::{BoxBranchConfig, Detector, DetectorConfig, MaskBranchConfig, ProposalConfig, ResNetDepth};
 use cbn_detection::structures::{BBox, ImageBatch, ImageSize, InstanceMask, Losses, MaskTarget, Pyramid, Targets};
-use gradients::torchvision_gradients;
+use gradients::gradients_named;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
@@ -272,7 +272,7 @@ fn step(expected: &Expected) -> (Detector, Losses) {
 fn every_gradient_agrees_where_relus_are_decided() {
     let expected = Expected::read_file("mask_rcnn_r18_open");
     let (detector, losses) = step(&expected);
-    let gradients: BTreeMap<String, Vec<f32>> = torchvision_gradients(detector, &losses)
+    let gradients: BTreeMap<String, Vec<f32>> = gradients_named(detector, &losses, WeightLayout::Torchvision)
         .iter()
         .map(|(name, gradient)| (name.to_owned(), gradient.iter::<f32>().collect()))
         .collect();

@@ -19,8 +19,8 @@ impl ModuleMapper for Gradients {
     }
 }
 
-/// The gradients of the sum of all losses, under torchvision's names.
-pub fn torchvision_gradients(detector: Detector, losses: &Losses) -> StateDict {
+/// The gradients of the sum of all losses, under the names of a layout.
+pub fn gradients_named(detector: Detector, losses: &Losses, layout: WeightLayout) -> StateDict {
     let gradients = GradientsParams::from_grads(losses.total().backward(), &detector);
-    export_detector(&detector.map(&mut Gradients(gradients)), WeightLayout::Torchvision)
+    export_detector(&detector.map(&mut Gradients(gradients)), layout)
 }
