@@ -36,6 +36,9 @@ const TOLERANCE: f32 = 1e-4;
 /// the reverse. One such activation of three million changes these gradients by up to 5e-3, in torchvision as well when
 /// the image is changed by 2e-6; the other gradients stay where they are.
 const TOLERANCE_BELOW_RELUS: f32 = 2e-2;
+/// The same for gradients that only the ReLUs of RPN and heads are in front of: one of them, at one place, moves these by up to 3e-4. Where ReLUs are decided
+/// they are within 3e-6.
+const TOLERANCE_BELOW_HEADS: f32 = 2e-3;
 
 /// The same for all gradients where hardly an activation lies near zero. Found: at most 7e-6, and torchvision itself is up to 3e-6 from its result in f64.
 const TOLERANCE_OF_OPEN: f32 = 1e-4;
@@ -303,8 +306,9 @@ fn losses_and_gradients_agree() {
     assert_gradient!("backbone.body.conv1.weight", backbone.stem.weight, TOLERANCE_BELOW_RELUS);
     let shortcut = backbone.stages[1][0].shortcut.as_ref().unwrap();
     assert_gradient!("backbone.body.layer2.0.downsample.0.weight", shortcut.weight, TOLERANCE_BELOW_RELUS);
-    assert_gradient!("backbone.body.layer4.1.conv2.weight", backbone.stages[3][1].convs[1].weight);
-    assert_gradient!("backbone.fpn.inner_blocks.0.0.weight", neck.laterals[0].weight);
+    let last = &backbone.stages[3][1].convs[1];
+    assert_gradient!("backbone.body.layer4.1.conv2.weight", last.weight, TOLERANCE_BELOW_HEADS);
+    assert_gradient!("backbone.fpn.inner_blocks.0.0.weight", neck.laterals[0].weight, TOLERANCE_BELOW_HEADS);
     assert_gradient!("backbone.fpn.layer_blocks.3.0.bias", neck.outputs[3].bias.as_ref().unwrap());
     assert_gradient!("rpn.head.conv.0.0.weight", rpn.head.convs[0].weight);
     assert_gradient!("rpn.head.bbox_pred.weight", rpn.head.deltas.weight);
