@@ -35,11 +35,12 @@ use crate::out::{self, Out};
 
 /// Winograd's channels. From so many on the weight gradient gains too: 1.3 times at 16 channels, twice at 32, three times at 64.
 const MIN_CHANNELS: usize = 16;
-/// Small tiles of a map from which on the products that they save are worth transforming the weight, whatever the batch (measured at 128, 256 and 512
-/// channels: six to nine). It is not the batch's number, so that processes which share a batch compute what one would.
-const MIN_TILES_OF_MAP: usize = 6;
-/// And of all maps, where each has fewer.
+/// Below this many small tiles transforming the weight and the maps costs about what the products it saves do.
 const MIN_TILES: usize = 48;
+/// With a large weight, of so many elements per tap, so many tiles of each map are enough (measured at 256 and 512 channels: six to nine). It is not the batch's
+/// number, so that processes which share a batch compute what one would.
+const MIN_TILES_OF_MAP: usize = 6;
+const LARGE: usize = 200 * 200;
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +108,8 @@ impl Algorithm {
         is_mixed: impl Fn(&ConvShape, TileSize) -> bool,
     ) -> Self {
         let tiles = |batch| TileSize::Four.count(batch, shape.out_height(), shape.out_width());
-        let has_tiles = tiles(1) >= MIN_TILES_OF_MAP || tiles(shape.batch) >= MIN_TILES;
+        let is_large = shape.in_channels * shape.out_channels >= LARGE;
+        let has_tiles = tiles(shape.batch) >= MIN_TILES || is_large && tiles(1) >= MIN_TILES_OF_MAP;
         let is_worth_it = shape.in_channels.min(shape.out_channels) >= MIN_CHANNELS && has_tiles;
         if depthwise::is_applicable(shape) {
             return Self::Depthwise;
