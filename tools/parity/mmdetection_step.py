@@ -97,6 +97,7 @@ def step(model, batch, proposals=None):
 
     model.rpn_head.get_bboxes = exchanged
     losses = model(return_loss=True, **{key: value for key, value in batch.items() if model.with_mask or key != "gt_masks"})
+    torch.cuda.FloatTensor = torch.FloatTensor
     losses = {key: sum(loss) if isinstance(loss, list) else loss for key, loss in losses.items() if key in LOSSES}
     sum(losses.values()).backward()
     return own, losses, {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
