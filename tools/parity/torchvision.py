@@ -44,6 +44,8 @@ from torchvision.ops import FrozenBatchNorm2d
 MAX_BOX_DIFFERENCE_PX, MAX_SCORE_DIFFERENCE, MIN_MASK_IOU, MAX_AP_DIFFERENCE = 0.05, 1e-4, 0.999, 1e-3
 # Near-ties at the limit of 100 detections or of NMS may fall either way.
 MIN_MATCHED = 0.995
+# Boxes of one class that overlap so much suppress each other.
+NMS_IOU = 0.5
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "torchvision"
 MODELS = {
     "faster_rcnn_r50_fpn": detection.fasterrcnn_resnet50_fpn,
@@ -181,7 +183,7 @@ class Comparison:
         self.paste = paste
         self.boxes, self.scores, self.mask_ious, self.matched, self.same_masks, self.looked_at = [0.0], [0.0], [], 0, 0, []
         self.total = max(len(ours), len(theirs))
-        left = {}
+        left, alone = {}, []
         for found in theirs:
             left.setdefault((found["image_id"], found["category_id"]), []).append(found)
         for found in ours:
@@ -190,6 +192,18 @@ class Comparison:
             if partner is not None and self.distance(found, partner) <= 1:
                 candidates.remove(partner)
                 self.add(found, partner)
+            else:
+                alone.append(found)
+        self.swapped = [tie for found in alone if (tie := self.tie(found, left.get((found["image_id"], found["category_id"]), [])))]
+
+    def tie(self, found, candidates):
+        """A detection of theirs that ours suppresses and that suppresses ours, with the same score but for rounding: NMS keeps the one whose last digits are higher."""
+        for other in candidates:
+            _, score = self.differences(found, other)
+            if score <= MAX_SCORE_DIFFERENCE and rle.iou([found["bbox"]], [other["bbox"]], [0])[0, 0] >= NMS_IOU:
+                candidates.remove(other)
+                return f"{found['bbox']} here, {other['bbox']} there: scores {found['score']:.7f} and {other['score']:.7f}"
+        return None
 
     @staticmethod
     def differences(a, b):
@@ -227,15 +241,17 @@ class Comparison:
         return (found & expected).sum() / max((found | expected).sum(), 1), undecided.sum()
 
     def is_good(self):
-        enough = self.matched >= MIN_MATCHED * self.total and self.total > 0
-        return enough and min(self.mask_ious, default=1.0) >= MIN_MASK_IOU
+        # One tie decided otherwise is more than the limit in an image with less than 200 detections.
+        few = len(self.swapped) <= max((1 - MIN_MATCHED) * self.total, 1)
+        enough = self.matched + len(self.swapped) >= MIN_MATCHED * self.total > 0
+        return few and enough and min(self.mask_ious, default=1.0) >= MIN_MASK_IOU
 
     def __str__(self):
         text = f"{self.matched} of {self.total} matched, boxes {max(self.boxes):.1e} px, scores {max(self.scores):.1e}"
         if self.mask_ious:
             text += f", masks {self.same_masks} of {len(self.mask_ious)} identical, lowest IoU {min(self.mask_ious):.5f}"
             text += "".join(f"\n    {mask}" for mask in self.looked_at)
-        return text
+        return text + "".join(f"\n    tie decided otherwise: {tie}" for tie in self.swapped)
 
 
 def annotations_of(found, dataset):
@@ -292,7 +308,9 @@ def compare(program, name, seed, dataset, folder, options):
         if not comparison.is_good():
             is_good = False
             print(f"  image {image['id']}: {comparison}")
-    print(f"{name} seed {seed}, {len(dataset['images'])} images: {Comparison(ours, theirs)}")
+    comparison = Comparison(ours, theirs)
+    is_good &= comparison.matched >= MIN_MATCHED * comparison.total
+    print(f"{name} seed {seed}, {len(dataset['images'])} images: {comparison}")
     annotations = annotations_of(theirs, dataset)
     for kind in ["bbox", "segm"] if "mask" in name else ["bbox"]:
         ap = [average_precision(annotations, found, kind) for found in (ours, theirs)]

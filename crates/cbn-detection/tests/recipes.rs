@@ -349,7 +349,7 @@ fn released() -> serde_json::Value {
         "train_loader": {
             "batch_size": 16,
             "aspect_grouping": true,
-            "selection": { "min_side_px": 32, "reads_ignore": true, "barren": "replaced" }
+            "selection": { "min_side_px": 32, "reads_ignore": true, "barren": "replaced", "crowd_masks": "listed" }
         },
         "test_loader": { "batch_size": 1 },
         "train": {

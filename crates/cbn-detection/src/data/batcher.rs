@@ -175,19 +175,17 @@ fn targets_of(
     selection: SelectionConventions,
 ) -> Result<Targets, DataError> {
     let mut targets = Targets { masks: with_masks.then(Vec::new), ..Targets::default() };
-    for object in selection.objects(record) {
+    for [object, masked] in selection.targets(record, transform.box_convention()) {
         let bbox = transform.apply_to_box(&object.bbox);
         // A sliver can vanish when its edges round to the same number.
-        if !transform.box_convention().is_object(&object.bbox) || bbox.is_empty() {
+        if bbox.is_empty() {
             continue;
         }
         if let Some(masks) = &mut targets.masks {
-            let segmentation = object.segmentation.as_ref().expect("the loader refuses objects without a mask");
-            masks.push(transform.apply_to_segmentation(segmentation).map_err(|error| DataError::Segmentation {
-                image: record.id,
-                annotation: object.id,
-                reason: error.to_string(),
-            })?);
+            let refused = |reason: String| DataError::Segmentation { image: record.id, annotation: masked.id, reason };
+            // The loader refuses objects without a mask, but not crowds.
+            let segmentation = masked.segmentation.as_ref().ok_or_else(|| refused("it has none".to_owned()))?;
+            masks.push(transform.apply_to_segmentation(segmentation).map_err(|error| refused(error.to_string()))?);
         }
         targets.boxes.push(bbox);
         targets.labels.push(object.label);
@@ -244,7 +242,9 @@ fn normalisation_table(config: &TransformConfig) -> [[f32; 256]; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Annotation;
+    use hotcoco::Segmentation;
+
+    use crate::data::{Annotation, CrowdMasks, TransformConventions};
     use crate::structures::{BBox, BoxConvention};
 
     #[test]
@@ -271,6 +271,39 @@ mod tests {
         };
         assert_eq!(labels(BoxConvention::Continuous), [0, 1]);
         assert_eq!(labels(BoxConvention::LegacyInclusive), [1]);
+    }
+
+    /// mmdetection 0.6.2 `CocoDataset._parse_ann_info` lists the masks of all four but the sliver, and the boxes of the second and the last.
+    #[test]
+    fn the_released_code_gives_an_object_behind_a_crowd_the_mask_before_its_own() {
+        let annotation = |id: u64, is_crowd: bool, [x, width]: [f64; 2]| Annotation {
+            id,
+            label: id as usize,
+            bbox: BBox::from_xywh([x, 0.0, width, 8.0]),
+            is_crowd,
+            is_ignored: false,
+            segmentation: Some(Segmentation::Polygon(vec![vec![x, 0.0, x + width, 0.0, x + width, 8.0, x, 8.0]])),
+        };
+        let annotations = vec![
+            annotation(0, true, [0.0, 3.0]),
+            annotation(1, false, [4.0, 5.0]),
+            annotation(2, false, [10.0, 0.5]),
+            annotation(3, false, [12.0, 7.0]),
+        ];
+        let size = ImageSize::new(8, 32);
+        let record = ImageRecord { id: 1, file_name: String::new(), size, is_annotated: true, annotations };
+        let conventions =
+            TransformConventions { boxes: BoxConvention::LegacyInclusive, ..TransformConventions::default() };
+        let transform =
+            TransformConfig { conventions, min_side_px: vec![8], ..TransformConfig::default() }.for_test(size);
+        let columns = |crowd_masks: CrowdMasks| {
+            let selection = SelectionConventions { crowd_masks, ..SelectionConventions::default() };
+            let targets = targets_of(&record, &transform, true, selection).unwrap();
+            assert_eq!(targets.labels, [1, 3]);
+            targets.masks.unwrap().iter().map(|mask| mask.area_px() / 8).collect::<Vec<_>>()
+        };
+        assert_eq!(columns(CrowdMasks::LeftOut), [5, 7]);
+        assert_eq!(columns(CrowdMasks::Listed), [3, 5]);
     }
 
     #[test]

@@ -73,6 +73,18 @@ pub enum BarrenImages {
     Replaced,
 }
 
+/// Whose mask an object learns in an image that shows a crowd.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CrowdMasks {
+    /// Its own.
+    #[default]
+    LeftOut,
+    /// The n-th object that of the n-th annotation: behind a crowd, another's. A defect of mmdetection 0.6 `CocoDataset._parse_ann_info`, where a crowd's mask joins the list
+    /// of masks and its box does not join the list of boxes.
+    Listed,
+}
+
 /// Which images are trained on, and which of their annotations are objects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -83,12 +95,28 @@ pub struct SelectionConventions {
     pub reads_ignore: bool,
     /// Images with crowds alone, for one.
     pub barren: BarrenImages,
+    /// Masks of images with crowds and objects.
+    pub crowd_masks: CrowdMasks,
 }
 
 impl SelectionConventions {
     /// What a detector learns from in an image.
     pub fn objects(self, image: &ImageRecord) -> impl Iterator<Item = &Annotation> {
-        image.objects().filter(move |object| !(self.reads_ignore && object.is_ignored))
+        self.annotations(image).filter(|annotation| !annotation.is_crowd)
+    }
+
+    /// Objects and crowds.
+    fn annotations(self, image: &ImageRecord) -> impl Iterator<Item = &Annotation> {
+        image.annotations.iter().filter(move |annotation| !(self.reads_ignore && annotation.is_ignored))
+    }
+
+    /// The objects whose boxes are some, each with the annotation whose mask it learns.
+    pub(super) fn targets(self, image: &ImageRecord, boxes: BoxConvention) -> impl Iterator<Item = [&Annotation; 2]> {
+        let is_listed = move |annotation: &&Annotation| {
+            boxes.is_object(&annotation.bbox) && (self.crowd_masks == CrowdMasks::Listed || !annotation.is_crowd)
+        };
+        let objects = self.objects(image).filter(move |object| boxes.is_object(&object.bbox));
+        objects.zip(self.annotations(image).filter(is_listed)).map(|(object, masked)| [object, masked])
     }
 
     /// Whether an image is one of every epoch.

@@ -26,7 +26,9 @@ pub use bad_images::BadImages;
 pub use batcher::{ImageMeta, TestBatch};
 pub use check::{CheckReport, check};
 pub use coco::{Annotation, Category, Dataset, ImageRecord};
-pub use conventions::{BarrenImages, MaskPaste, MaskResize, ResizeRule, SelectionConventions, TransformConventions};
+pub use conventions::{
+    BarrenImages, CrowdMasks, MaskPaste, MaskResize, ResizeRule, SelectionConventions, TransformConventions,
+};
 pub use error::DataError;
 pub use finding::{Finding, Severity};
 pub use image_file::{ImageError, read_rgb};

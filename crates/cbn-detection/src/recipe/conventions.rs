@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::RecipeError;
 use super::schema::Recipe;
 use crate::data::{
-    BarrenImages, MaskPaste, MaskResize, ResizeRule, SelectionConventions, TransformConfig, TransformConventions,
+    BarrenImages, CrowdMasks, MaskPaste, MaskResize, ResizeRule, SelectionConventions, TransformConfig,
+    TransformConventions,
 };
 use crate::model::{
     AnchorCount, AnchorLayout, AnchorScope, BoxConventions, DetectorConfig, GtPlace, MaskConventions, RoiRule,
@@ -55,9 +56,12 @@ impl Conventions {
     pub(super) fn selection(self) -> SelectionConventions {
         match self {
             Self::House | Self::Torchvision | Self::Detectron2 => SelectionConventions::default(),
-            Self::Released => {
-                SelectionConventions { min_side_px: 32, reads_ignore: true, barren: BarrenImages::Replaced }
-            }
+            Self::Released => SelectionConventions {
+                min_side_px: 32,
+                reads_ignore: true,
+                barren: BarrenImages::Replaced,
+                crowd_masks: CrowdMasks::Listed,
+            },
         }
     }
 
