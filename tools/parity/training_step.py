@@ -21,6 +21,7 @@ import argparse
 import copy
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -115,7 +116,10 @@ def distances(found, expected, has_batch_norms):
             return torch.hypot(own, expected[weight].double().norm())
         return own
 
-    return {key: ((found[key].double() - expected[key].double()).norm() / length(key)).item() for key in expected}
+    differences = {key: (found[key].double() - expected[key].double()).norm() for key in expected}
+    # A level without samples has no gradient on either side; what is no number is as far as can be.
+    relative = {key: (difference / length(key)).item() if difference != 0 else 0.0 for key, difference in differences.items()}
+    return {key: float("inf") if math.isnan(value) else value for key, value in relative.items()}
 
 
 def matched_proposals(found, expected):
