@@ -20,10 +20,8 @@ Weights are random, see tools/parity/torchvision.py, whose limits these are. Exi
 import argparse
 import importlib.util
 import json
-import os
 import pickle
 import sys
-import tempfile
 import types
 from pathlib import Path
 
@@ -279,14 +277,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     load_detectron2(args.sources)
-    dataset = json.loads((args.data / "val.json").read_text())
-    dataset["images"] = dataset["images"][args.first :][: args.images]
-    ids = {image["id"] for image in dataset["images"]}
-    dataset["annotations"] = [annotation for annotation in dataset["annotations"] if annotation["image_id"] in ids]
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / "val.json").write_text(json.dumps(dataset))
-        os.symlink((args.data / "images").absolute(), folder / "images")
+    with detections.folder_of(args.data, args.first, args.images) as (folder, dataset):
         results = [compare(args.program, config_of(name, args.side), name, seed, dataset, folder) for name in args.models if name in MODELS for seed in args.seeds]
         if "caffe2_backbone" in args.models:
             results.append(compare_backbone(args.program, folder))

@@ -17,9 +17,7 @@ import argparse
 import collections.abc
 import importlib.util
 import json
-import os
 import sys
-import tempfile
 import types
 from pathlib import Path
 
@@ -198,14 +196,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     mmdetection = load_mmdetection(args.sources)
-    dataset = json.loads((args.data / "val.json").read_text())
-    dataset["images"] = dataset["images"][args.first :][: args.images]
-    ids = {image["id"] for image in dataset["images"]}
-    dataset["annotations"] = [annotation for annotation in dataset["annotations"] if annotation["image_id"] in ids]
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / "val.json").write_text(json.dumps(dataset))
-        os.symlink((args.data / "images").absolute(), folder / "images")
+    with detections.folder_of(args.data, args.first, args.images) as (folder, _):
         results = [compare(args.program, name, seed, mmdetection, folder) for name in args.models for seed in args.seeds]
     sys.exit(not all(results))
 

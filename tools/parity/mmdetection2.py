@@ -17,9 +17,7 @@ Weights are random, see tools/parity/torchvision.py, whose limits these are. Exi
 import argparse
 import importlib.util
 import json
-import os
 import sys
-import tempfile
 import types
 from pathlib import Path
 
@@ -185,15 +183,7 @@ def main():
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    dataset = json.loads((args.data / "val.json").read_text())
-    images = [image for image in dataset["images"] if min(image["width"], image["height"]) == SHORTER_SIDE]
-    dataset["images"] = images[args.first :][: args.images]
-    ids = {image["id"] for image in dataset["images"]}
-    dataset["annotations"] = [annotation for annotation in dataset["annotations"] if annotation["image_id"] in ids]
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / "val.json").write_text(json.dumps(dataset))
-        os.symlink((args.data / "images").absolute(), folder / "images")
+    with detections.folder_of(args.data, args.first, args.images, lambda image: min(image["width"], image["height"]) == SHORTER_SIDE) as (folder, dataset):
         results = [compare(args.program, name, seed, dataset, folder) for name in args.models for seed in args.seeds]
     sys.exit(not all(results))
 

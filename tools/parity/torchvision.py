@@ -319,6 +319,20 @@ def compare(program, name, seed, dataset, folder, options):
     return is_good
 
 
+@contextlib.contextmanager
+def folder_of(data, first, count, is_taken=lambda image: True):
+    """A data set's folder with `val.json` of `count` of its images that are taken, and what that says."""
+    dataset = json.loads((data / "val.json").read_text())
+    dataset["images"] = [image for image in dataset["images"] if is_taken(image)][first:][:count]
+    ids = {image["id"] for image in dataset["images"]}
+    dataset["annotations"] = [annotation for annotation in dataset["annotations"] if annotation["image_id"] in ids]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        (folder / "val.json").write_text(json.dumps(dataset))
+        os.symlink((data / "images").absolute(), folder / "images")
+        yield folder, dataset
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
@@ -331,16 +345,8 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     options = [option for setting in args.set for option in ("--set", setting)]
-    dataset = json.loads((args.data / "val.json").read_text())
-    images = dataset["images"][args.first :][: args.images]
-    ids = {image["id"] for image in images}
-    annotations = [annotation for annotation in dataset["annotations"] if annotation["image_id"] in ids]
-    dataset |= {"images": images, "annotations": annotations}
     is_good = True
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / "val.json").write_text(json.dumps(dataset))
-        os.symlink((args.data / "images").absolute(), folder / "images")
+    with folder_of(args.data, args.first, args.images) as (folder, dataset):
         for name in args.models:
             for seed in args.seeds:
                 is_good &= compare(args.program, name, seed, dataset, folder, options)
